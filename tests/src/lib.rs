@@ -1,1 +1,7 @@
+//! System tests of Headwater: what needs the whole product, or its limits, in one place.
+//!
+//! Invariant: everything goes through the public API of the broker, the client or the binaries.
 
+pub mod ledger;
+pub mod process;
+pub mod raw;
