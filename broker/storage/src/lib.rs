@@ -1,3 +1,5 @@
 //! The log on disk.
 
 pub mod disk;
+pub mod host;
+pub mod log;
