@@ -1,1 +1,18 @@
+//! Pure, deterministic state machines: what a partition and the cluster *are*, as a function of their logs.
+//!
+//! Invariants: nothing here is async, reads a clock, draws entropy or does I/O; every replica that applied
+//! the same entries holds the same state, byte for byte in its encoding; decoding hostile bytes ends in an
+//! error, never in a panic or in memory taken beyond the size of the input.
 
+pub mod control;
+pub mod epoch;
+pub mod gate;
+pub mod log_state;
+pub mod machine;
+pub mod partition;
+pub mod producer;
+
+pub use control::ControlEntry;
+pub use gate::{Decision, Gate, Original, Refusal, Stamp};
+pub use machine::{ApplyError, DecodeError, Entry, EntryBody, Machine};
+pub use partition::{Applied, PartitionState};
