@@ -73,6 +73,7 @@ error_codes! {
     OutOfOrderSequenceNumber = 45, "OUT_OF_ORDER_SEQUENCE_NUMBER", FailedPrecondition, false;
     DuplicateSequenceNumber = 46, "DUPLICATE_SEQUENCE_NUMBER", AlreadyExists, false;
     InvalidProducerEpoch = 47, "INVALID_PRODUCER_EPOCH", FailedPrecondition, false;
+    InvalidTxnState = 48, "INVALID_TXN_STATE", FailedPrecondition, false;
     /// A disk of the broker failed or is full.
     KafkaStorageError = 56, "KAFKA_STORAGE_ERROR", Unavailable, true;
     UnknownProducerId = 59, "UNKNOWN_PRODUCER_ID", FailedPrecondition, false;

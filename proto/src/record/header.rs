@@ -23,6 +23,28 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    pub const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
+
+    /// Kafka's name, as `compression.type` takes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// The codec of this name; `None` for one that Kafka does not define.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|compression| compression.name() == name)
+    }
+}
+
 /// Bits 0..=2 compression, 3 timestamp type, 4 transactional, 5 control, 6 delete horizon.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attributes(pub i16);
