@@ -14,7 +14,7 @@ use crate::control::ControlEntry;
 /// A deterministic state machine over one log.
 pub trait Machine: Send + Sync + Sized + 'static {
     /// What the proposer of an entry learns when it is applied.
-    type Reply: Send + 'static;
+    type Reply: Send + Sync + 'static;
 
     /// Applies the next committed entry.
     ///
