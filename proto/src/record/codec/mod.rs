@@ -2,8 +2,8 @@
 //!
 //! Invariants: output never passes the caller's limit, and memory is taken as output appears, never
 //! by what a stream declares unless that is within the limit and within what its bytes can hold.
-//! Beside the output a decoder holds at most its window (zstd: the limit, rounded up to a power of
-//! two; lz4: 12 MiB; gzip: 32 KiB).
+//! Beside the output a decoder holds at most its window (zstd: the limit rounded up to a power of two, or
+//! 8 MiB; lz4: 12 MiB; gzip: 32 KiB).
 
 mod gzip;
 mod lz4;
