@@ -1,1 +1,18 @@
+//! The Headwater broker as a library: [`Broker::start`] runs one in the caller's runtime, on the
+//! caller's disk, clock, entropy and network. `ARCHITECTURE.md` is the map.
 
+pub mod config;
+pub mod env;
+mod grpc;
+mod http;
+mod limits;
+mod listener;
+mod metrics;
+mod node;
+mod server;
+pub mod telemetry;
+
+pub use env::Env;
+pub use limits::{MemoryPermit, MessageMemory};
+pub use node::{Node, NodeError};
+pub use server::{Addresses, Advertised, Broker, NodeContext, StartError};

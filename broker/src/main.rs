@@ -1,1 +1,105 @@
-fn main() {}
+//! The `headwater` binary: the one place that builds the real environment.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::process::{ExitCode, exit};
+use std::sync::Arc;
+
+use clap::Parser;
+use headwater_broker::config::{Cli, Config, Effective};
+use headwater_broker::env::{OsEntropy, SystemClock, TcpNetwork};
+use headwater_broker::{Broker, Env, StartError, telemetry};
+use headwater_storage::disk::RealDisk;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A flag, a variable or the file is wrong; also clap's own code for usage errors.
+const EXIT_CONFIG: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let effective = match Effective::load(&cli, &environment, |path| std::fs::read_to_string(path)) {
+        Ok(effective) => effective,
+        Err(error) => return fail(&error, EXIT_CONFIG),
+    };
+    if cli.print_config {
+        print!("{effective}");
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = telemetry::init(&effective.config.log) {
+        return fail(&error, EXIT_CONFIG);
+    }
+    raise_file_limit();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if effective.config.broker.worker_threads > 0 {
+        runtime.worker_threads(effective.config.broker.worker_threads);
+    }
+    match runtime.enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(effective.config)),
+        Err(error) => fail(&format!("cannot start the runtime: {error}"), 1),
+    }
+}
+
+async fn run(config: Config) -> ExitCode {
+    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt)] = signals else {
+        return fail(&"cannot listen for signals", 1);
+    };
+    let env = match OsEntropy::new() {
+        Ok(entropy) => Env {
+            disk: Arc::new(RealDisk::new()),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(entropy),
+            network: Arc::new(TcpNetwork),
+        },
+        Err(error) => return fail(&format!("the operating system gives no randomness: {error}"), 1),
+    };
+    let mut stopped = async || {
+        tokio::select! {
+            _ = terminate.recv() => SignalKind::terminate(),
+            _ = interrupt.recv() => SignalKind::interrupt(),
+        }
+    };
+    let broker = tokio::select! {
+        started = Broker::start(config, env) => match started {
+            Ok(broker) => broker,
+            Err(error) => return fail(&error, exit_code(&error)),
+        },
+        // Nothing was served yet, so there is nothing to drain.
+        signal = stopped() => exit(128 + signal.as_raw_value()),
+    };
+    let signal = stopped().await;
+    tracing::info!(signal = signal.as_raw_value(), "draining; a second signal exits at once");
+    tokio::select! {
+        () = broker.shutdown() => ExitCode::SUCCESS,
+        signal = stopped() => exit(128 + signal.as_raw_value()),
+    }
+}
+
+/// See `--help`.
+fn exit_code(error: &StartError) -> u8 {
+    match error {
+        StartError::Bind { .. } => 3,
+        StartError::Node(_) => 1,
+    }
+}
+
+fn fail(error: &dyn Display, code: u8) -> ExitCode {
+    eprintln!("headwater: {error}");
+    ExitCode::from(code)
+}
+
+/// Every partition keeps a few files open, and the customary soft limit is 1,024. Without the right to
+/// raise it the broker runs all the same, with fewer partitions.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, limit = limit.current, "cannot raise the limit on open files");
+        }
+    }
+}

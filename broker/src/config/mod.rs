@@ -1,0 +1,173 @@
+//! Configuration: flags over environment over file over `--dev` over defaults.
+//!
+//! Invariants: a setting has one name, one type and one range wherever it comes from; an unknown one is
+//! refused with a suggestion, never ignored; the result is checked as a whole and immutable. This
+//! module reads neither the environment nor the disk: both are handed in.
+
+mod cli;
+mod print;
+mod settings;
+mod sources;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+pub use cli::Cli;
+pub use settings::*;
+pub use value::{HostPort, LogFormat, Setting};
+
+/// Where the value of a setting came from; later ones win.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    Default,
+    /// `--dev`.
+    Dev,
+    File(PathBuf),
+    /// Name of the variable.
+    Environment(String),
+    /// The flag.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Dev => f.write_str("--dev"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag(flag) => write!(f, "flag {flag}"),
+        }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration file {path}: {source}")]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{path}, line {line}: {message}")]
+    Syntax { path: PathBuf, line: usize, message: String },
+    #[error("unknown setting `{name}` ({origin}){hint}")]
+    Unknown { name: String, origin: Origin, hint: String },
+    #[error("`{name}`: {reason} ({origin})")]
+    Invalid { name: String, reason: String, origin: Origin },
+    #[error("{0}")]
+    Inconsistent(String),
+}
+
+/// A configuration, and where each value in it came from.
+#[derive(Debug, Clone)]
+pub struct Effective {
+    pub config: Config,
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+impl Effective {
+    /// Merges every source. `environment` is all of it: names that do not start with `HEADWATER_` are not looked at.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, in one line.
+    pub fn load(
+        cli: &Cli,
+        environment: &BTreeMap<String, String>,
+        read_file: impl FnOnce(&Path) -> io::Result<String>,
+    ) -> Result<Self, ConfigError> {
+        let given = sources::collect(cli, environment, read_file)?;
+        let mut effective = Self { config: Config::default(), origins: BTreeMap::new() };
+        effective.apply_all(&given)?;
+        if effective.config.broker.dev {
+            effective = Self { config: Config::default(), origins: BTreeMap::new() };
+            for (name, text) in DEV {
+                effective.apply(name, text, &Origin::Dev)?;
+            }
+            effective.apply_all(&given)?;
+        }
+        effective.config.check()?;
+        Ok(effective)
+    }
+
+    /// Where the value of a setting came from.
+    #[must_use]
+    pub fn origin(&self, name: &str) -> &Origin {
+        self.origins.get(name).unwrap_or(&Origin::Default)
+    }
+
+    /// `given` lists weaker sources first.
+    fn apply_all(&mut self, given: &[sources::Given]) -> Result<(), ConfigError> {
+        given.iter().try_for_each(|given| self.apply(&given.name, &given.text, &given.origin))
+    }
+
+    fn apply(&mut self, name: &str, text: &str, origin: &Origin) -> Result<(), ConfigError> {
+        let Some(setting) = SETTINGS.iter().find(|s| s.name == name) else {
+            let hint = sources::suggest(name, origin);
+            return Err(ConfigError::Unknown { name: name.to_owned(), origin: origin.clone(), hint });
+        };
+        (setting.set)(&mut self.config, text).map_err(|reason| ConfigError::Invalid {
+            name: name.to_owned(),
+            reason,
+            origin: origin.clone(),
+        })?;
+        self.origins.insert(setting.name, origin.clone());
+        Ok(())
+    }
+}
+
+impl Config {
+    /// What no single setting can tell.
+    fn check(&self) -> Result<(), ConfigError> {
+        let broker = &self.broker;
+        let told_to_others = [
+            ("kafka", broker.kafka_addr, &broker.kafka_advertised_addr),
+            ("grpc", broker.grpc_addr, &broker.grpc_advertised_addr),
+            ("peer", broker.peer_addr, &broker.peer_advertised_addr),
+        ];
+        for (name, bind, advertised) in told_to_others {
+            if bind.ip().is_unspecified() && advertised.is_none() {
+                return Err(ConfigError::Inconsistent(format!(
+                    "`{name}_addr` is {bind}, which nobody can connect to: set `{name}_advertised_addr` to the \
+                     HOST:PORT under which this broker is reached (port 0: the port bound)"
+                )));
+            }
+        }
+        let ordered = [
+            (
+                "requests.in_flight_bytes_per_connection",
+                self.requests.in_flight_bytes_per_connection,
+                "requests.in_flight_bytes_total",
+                self.requests.in_flight_bytes_total,
+            ),
+            (
+                "requests.message_bytes_max",
+                self.requests.message_bytes_max,
+                "requests.in_flight_bytes_total",
+                self.requests.in_flight_bytes_total,
+            ),
+            (
+                "requests.fetch_bytes_max",
+                self.requests.fetch_bytes_max,
+                "requests.message_bytes_max",
+                self.requests.message_bytes_max,
+            ),
+            (
+                "grpc.stream_window_bytes",
+                self.grpc.stream_window_bytes as usize,
+                "grpc.connection_window_bytes",
+                self.grpc.connection_window_bytes as usize,
+            ),
+        ];
+        for (smaller, value, larger, bound) in ordered {
+            if value > bound {
+                return Err(ConfigError::Inconsistent(format!(
+                    "`{smaller}` ({value}) must not exceed `{larger}` ({bound})"
+                )));
+            }
+        }
+        Ok(())
+    }
+}

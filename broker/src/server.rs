@@ -1,0 +1,344 @@
+//! The broker as a whole: start, addresses, stop.
+//!
+//! Invariants: every address is bound before the data directory is opened, and nothing is answered on
+//! the protocols until the node is up (connections queue meanwhile; only HTTP answers, "starting");
+//! a stop ends requests before it closes the log, and returns with everything durable.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::config::{Config, HostPort};
+use crate::env::{Env, Listener};
+use crate::grpc;
+use crate::http::{HttpProtocol, Subject};
+use crate::limits::{ConnectionLimits, MemoryBudget};
+use crate::listener::{AcceptLoop, GrpcProtocol, Protocol, Stop, Unserved};
+use crate::metrics::{self, Exposition};
+use crate::node::{Node, NodeError};
+
+/// How long requests that were cut off may take to notice.
+const CUT_GRACE: Duration = Duration::from_secs(1);
+
+/// Why a broker does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("cannot listen on {address} ({setting}): {source}")]
+    Bind { setting: &'static str, address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// Bound addresses, with real ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    pub kafka: SocketAddr,
+    pub grpc: SocketAddr,
+    pub peer: SocketAddr,
+    pub http: SocketAddr,
+}
+
+/// What others are told to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertised {
+    pub kafka: HostPort,
+    pub grpc: HostPort,
+    pub peer: HostPort,
+    pub http: HostPort,
+}
+
+/// What the node is given.
+#[derive(Debug, Clone)]
+pub struct NodeContext {
+    pub config: Arc<Config>,
+    pub env: Env,
+    pub advertised: Advertised,
+    /// Cancelled when the broker stops: streams that would go on for ever end then, after answering
+    /// what they have read.
+    pub drain: CancellationToken,
+}
+
+/// A running broker.
+pub struct Broker {
+    node: Arc<Node>,
+    status: Arc<Status>,
+    addresses: Addresses,
+    config: Arc<Config>,
+    /// Of the listeners for clients and peers.
+    stop: Stop,
+    tasks: TaskTracker,
+    /// HTTP outlives the others, to tell of the drain.
+    http_stop: Stop,
+    http_tasks: TaskTracker,
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Binds, recovers, serves. Must be called in a tokio runtime; every task runs there.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, or a data directory that cannot be used. Nothing is left
+    /// running then.
+    pub async fn start(config: Config, env: Env) -> Result<Self, StartError> {
+        let started = Instant::now();
+        let config = Arc::new(config);
+        let bound = Bound::bind(&config, &env).await?;
+        let addresses = bound.addresses();
+        let limits = ConnectionLimits::new(config.connections.total_max, config.connections.per_ip_max);
+        let status = Arc::new(Status::new(MemoryBudget::new(
+            config.requests.in_flight_bytes_total,
+            config.requests.in_flight_bytes_per_connection,
+        )));
+
+        let (http_stop, http_tasks) = (Stop::default(), TaskTracker::new());
+        let serve_http = AcceptLoop {
+            name: "http",
+            listener: bound.http,
+            protocol: Arc::new(HttpProtocol::new(status.clone(), &config)),
+            limits: limits.clone(),
+            stop: http_stop.clone(),
+            tasks: http_tasks.clone(),
+        };
+        http_tasks.spawn(serve_http.run());
+        http_tasks.spawn(upkeep(http_stop.drain.clone()));
+
+        let (stop, tasks) = (Stop::default(), TaskTracker::new());
+        let context = NodeContext {
+            config: config.clone(),
+            env,
+            advertised: addresses.advertised(&config),
+            drain: stop.drain.clone(),
+        };
+        let node = match Node::start(context).await {
+            Ok(node) => node,
+            Err(error) => {
+                finish(&http_stop, &http_tasks, Duration::ZERO).await;
+                return Err(error.into());
+            }
+        };
+        let grpc =
+            GrpcProtocol::new(grpc::routes(&node), config.clone(), status.memory.clone(), tasks.clone());
+        let served: [(_, _, Arc<dyn Protocol>); 3] = [
+            ("grpc", bound.grpc, Arc::new(grpc)),
+            ("kafka", bound.kafka, Arc::new(Unserved { protocol: "the Kafka protocol" })),
+            ("peer", bound.peer, Arc::new(Unserved { protocol: "other brokers" })),
+        ];
+        for (name, listener, protocol) in served {
+            let accept = AcceptLoop {
+                name,
+                listener,
+                protocol,
+                limits: limits.clone(),
+                stop: stop.clone(),
+                tasks: tasks.clone(),
+            };
+            tasks.spawn(accept.run());
+        }
+        status.serving(node.clone());
+        announce(&config, &addresses, started);
+        Ok(Self { node, status, addresses, config, stop, tasks, http_stop, http_tasks })
+    }
+
+    /// The addresses in use.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// The broker behind the listeners.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Stops taking requests, finishes those under way (for at most `drain_timeout_ms`), closes the log
+    /// cleanly and frees the addresses.
+    pub async fn shutdown(self) {
+        let started = Instant::now();
+        self.status.draining.cancel();
+        let timeout = Duration::from_millis(self.config.broker.drain_timeout_ms);
+        if !finish(&self.stop, &self.tasks, timeout).await {
+            warn!(
+                drain_timeout_ms = self.config.broker.drain_timeout_ms,
+                "connections were cut at the end of the drain"
+            );
+        }
+        self.node.shutdown().await;
+        finish(&self.http_stop, &self.http_tasks, Duration::ZERO).await;
+        info!(took_ms = millis(started), "stopped");
+    }
+}
+
+/// Drains, then cuts; whether the drain sufficed.
+async fn finish(stop: &Stop, tasks: &TaskTracker, timeout: Duration) -> bool {
+    tasks.close();
+    stop.drain.cancel();
+    let drained = tokio::time::timeout(timeout, tasks.wait()).await.is_ok();
+    if !drained {
+        stop.cut.cancel();
+        // A handler that does not notice is left behind; the log refuses it once it is closed.
+        let _ = tokio::time::timeout(CUT_GRACE, tasks.wait()).await;
+    }
+    drained
+}
+
+async fn upkeep(stop: CancellationToken) {
+    let recorder = metrics::recorder();
+    while tokio::time::timeout(metrics::UPKEEP_INTERVAL, stop.cancelled()).await.is_err() {
+        recorder.run_upkeep();
+    }
+}
+
+fn announce(config: &Config, addresses: &Addresses, started: Instant) {
+    let named = [("grpc", addresses.grpc), ("kafka", addresses.kafka), ("peer", addresses.peer)];
+    for (listener, address) in named {
+        if !address.ip().is_loopback() {
+            warn!(listener, %address, "reachable from other hosts, and this build has no authentication");
+        }
+    }
+    info!(
+        node_id = config.broker.node_id,
+        data_dir = %config.broker.data_dir.display(),
+        kafka = %addresses.kafka,
+        grpc = %addresses.grpc,
+        peer = %addresses.peer,
+        http = %addresses.http,
+        took_ms = millis(started),
+        "ready"
+    );
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The four listeners, bound but not yet accepting.
+struct Bound {
+    kafka: Box<dyn Listener>,
+    grpc: Box<dyn Listener>,
+    peer: Box<dyn Listener>,
+    http: Box<dyn Listener>,
+}
+
+impl Bound {
+    async fn bind(config: &Config, env: &Env) -> Result<Self, StartError> {
+        let broker = &config.broker;
+        Ok(Self {
+            kafka: bind(env, "kafka_addr", broker.kafka_addr).await?,
+            grpc: bind(env, "grpc_addr", broker.grpc_addr).await?,
+            peer: bind(env, "peer_addr", broker.peer_addr).await?,
+            http: bind(env, "http_addr", broker.http_addr).await?,
+        })
+    }
+
+    fn addresses(&self) -> Addresses {
+        Addresses {
+            kafka: self.kafka.local_addr(),
+            grpc: self.grpc.local_addr(),
+            peer: self.peer.local_addr(),
+            http: self.http.local_addr(),
+        }
+    }
+}
+
+async fn bind(
+    env: &Env,
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<Box<dyn Listener>, StartError> {
+    env.network.bind(address).await.map_err(|source| StartError::Bind { setting, address, source })
+}
+
+impl Addresses {
+    fn advertised(&self, config: &Config) -> Advertised {
+        let broker = &config.broker;
+        Advertised {
+            kafka: advertised(self.kafka, broker.kafka_advertised_addr.as_ref()),
+            grpc: advertised(self.grpc, broker.grpc_advertised_addr.as_ref()),
+            peer: advertised(self.peer, broker.peer_advertised_addr.as_ref()),
+            http: advertised(self.http, broker.http_advertised_addr.as_ref()),
+        }
+    }
+}
+
+fn advertised(bound: SocketAddr, configured: Option<&HostPort>) -> HostPort {
+    match configured {
+        Some(HostPort { host, port: 0 }) => HostPort { host: host.clone(), port: bound.port() },
+        Some(configured) => configured.clone(),
+        None => HostPort { host: bound.ip().to_string(), port: bound.port() },
+    }
+}
+
+/// What HTTP shows: the broker from its first to its last moment.
+struct Status {
+    node: OnceLock<Arc<Node>>,
+    draining: CancellationToken,
+    memory: MemoryBudget,
+}
+
+impl Status {
+    fn new(memory: MemoryBudget) -> Self {
+        // Installed before anything records.
+        metrics::recorder();
+        Self { node: OnceLock::new(), draining: CancellationToken::new(), memory }
+    }
+
+    fn serving(&self, node: Arc<Node>) {
+        // Called once, by the start.
+        let _ = self.node.set(node);
+    }
+}
+
+impl Subject for Status {
+    fn unready(&self) -> Option<String> {
+        match self.node.get() {
+            None => Some("starting".to_owned()),
+            Some(_) if self.draining.is_cancelled() => Some("draining".to_owned()),
+            Some(node) => node.unready(),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let mut out = Exposition::default();
+        out.gauge("headwater_build_info", "Always 1; the version is its label.");
+        out.sample("headwater_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
+        out.gauge("headwater_ready", "1 while the broker serves, else 0.");
+        out.sample("headwater_ready", &[], u8::from(self.unready().is_none()));
+        out.gauge("headwater_requests_in_flight_bytes", "Memory charged to unanswered messages.");
+        out.sample("headwater_requests_in_flight_bytes", &[], self.memory.used_bytes());
+        if let Some(node) = self.node.get() {
+            node.scrape(&mut out);
+        }
+        metrics::recorder().render() + &out.into_text()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_advertised() {
+        let bound = "127.0.0.1:4242".parse().unwrap();
+        let cases =
+            [(None, "127.0.0.1:4242"), (Some("broker-1:0"), "broker-1:4242"), (Some("b:9093"), "b:9093")];
+        for (configured, expected) in cases {
+            let configured: Option<HostPort> = configured.map(|text| text.parse().unwrap());
+            assert_eq!(advertised(bound, configured.as_ref()).to_string(), expected);
+        }
+    }
+}
