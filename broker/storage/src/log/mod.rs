@@ -116,11 +116,13 @@ impl Log {
     pub async fn clear_tail_cut(&self) -> Result<(), LogError> {
         todo!()
     }
+    /// Keeps the tables as of `at`, durably. Those before the purged entry are dropped; those at it and at every
+    /// later entry stay, so that a snapshot can be taken wherever the log may be purged.
     pub async fn write_tables(&self, at: LogId, tables: Bytes) -> Result<(), LogError> {
         todo!()
     }
     /// The newest intact tables at or below `below` and not beyond the durable end.
-    pub fn tables(&self) -> Result<Option<(LogId, Bytes)>, LogError> {
+    pub fn tables(&self, below: LogIndex) -> Result<Option<(LogId, Bytes)>, LogError> {
         todo!()
     }
     /// Re-reads sealed segments and verifies every batch; damage found is also in `damage()` from then on.
