@@ -317,3 +317,96 @@ fn refusal<P>(batch: &ProducerBatch, verdict: Verdict<P>) -> Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(producer_id: i64, first: i32) -> BatchHeader {
+        BatchHeader {
+            base_offset: 0,
+            batch_length: 0,
+            partition_leader_epoch: -1,
+            magic: 2,
+            crc: 0,
+            attributes: headwater_proto::record::Attributes(0),
+            last_offset_delta: 0,
+            base_timestamp: 0,
+            max_timestamp: 0,
+            producer_id,
+            producer_epoch: 0,
+            base_sequence: first,
+            record_count: 1,
+        }
+    }
+
+    fn stamp(n: u64) -> Stamp {
+        Stamp { term: Term(1), session: 0, n }
+    }
+
+    #[test]
+    fn a_repeat_of_any_batch_in_flight_waits_for_it_however_many_there_are() {
+        let table = ProducerTable::default();
+        let mut gate = Gate::open(Term(1));
+        for n in 0..9 {
+            assert_eq!(gate.decide(&table, &header(7, n)), Decision::Append(stamp(n as u64)));
+        }
+        gate.on_applied(0, Offset(0));
+        let repeat = gate.decide(&table, &header(7, 1));
+        assert_eq!(repeat, Decision::Duplicate(Original::InFlight(1)));
+        gate.on_applied(1, Offset(1));
+        assert_eq!(
+            gate.decide(&table, &header(7, 1)),
+            Decision::Refuse(Refusal::DuplicateSequence {
+                id: ProducerId(7),
+                first: Sequence(1),
+                last: Sequence(1)
+            })
+        );
+    }
+
+    #[test]
+    fn after_a_refusal_nothing_passes_until_all_are_answered() {
+        let table = ProducerTable::default();
+        let mut gate = Gate::open(Term(1));
+        for n in 0..3 {
+            gate.decide(&table, &header(-1, n));
+        }
+        gate.on_refused(1);
+        assert_eq!(gate.decide(&table, &header(-1, 3)), Decision::Refuse(Refusal::Draining));
+        assert!(!gate.reopen());
+        gate.on_applied(0, Offset(0));
+        gate.on_refused(2);
+        assert!(gate.reopen());
+        let next = Stamp { term: Term(1), session: 1, n: 0 };
+        assert_eq!(gate.decide(&table, &header(-1, 3)), Decision::Append(next));
+    }
+
+    #[test]
+    fn a_producer_being_expired_is_unknown_and_one_in_flight_is_not_expired() {
+        let mut table = ProducerTable::default();
+        let id = ProducerId(7);
+        let Ok(Some(first)) = ProducerBatch::of(&header(7, 0)) else { panic!("a producer") };
+        table.append(&first, Offset(0), headwater_proto::types::LogIndex(1));
+        let mut gate = Gate::open(Term(1));
+        assert_eq!(gate.expire(&[id]), Some((stamp(0), vec![id])));
+        let unknown = Refusal::UnknownProducer { id, first: Sequence(1) };
+        assert_eq!(gate.decide(&table, &header(7, 1)), Decision::Refuse(unknown));
+        assert_eq!(gate.decide(&table, &header(7, 0)), Decision::Append(stamp(1)));
+        assert_eq!(gate.expire(&[id]), None);
+    }
+
+    #[test]
+    fn the_log_admits_one_session_in_order_and_nothing_older() {
+        let mut check = StampCheck::default();
+        let at = |session, n| Stamp { term: Term(2), session, n };
+        assert!(!check.admit(at(0, 1), Term(2)), "the first of a session is missing");
+        assert!(check.admit(at(0, 0), Term(2)));
+        assert!(!check.admit(at(0, 1), Term(3)), "proposed under another leadership");
+        assert!(check.admit(at(0, 1), Term(2)));
+        assert!(!check.admit(at(0, 3), Term(2)), "one is missing");
+        assert!(check.admit(at(2, 0), Term(2)));
+        assert!(!check.admit(at(0, 2), Term(2)), "the session was closed");
+        assert!(!check.admit(Stamp { term: Term(1), session: 9, n: 0 }, Term(1)));
+    }
+}

@@ -9,10 +9,15 @@ pub mod epoch;
 pub mod gate;
 pub mod log_state;
 pub mod machine;
+pub mod metadata;
 pub mod partition;
 pub mod producer;
+pub mod topic_config;
+pub mod topic_name;
 
 pub use control::ControlEntry;
 pub use gate::{Decision, Gate, Original, Refusal, Stamp};
 pub use machine::{ApplyError, DecodeError, Entry, EntryBody, Machine};
+pub use metadata::MetadataState;
 pub use partition::{Applied, PartitionState};
+pub use topic_config::TopicConfig;

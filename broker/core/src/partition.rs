@@ -7,7 +7,7 @@ use crate::log_state::LogState;
 use crate::machine::{ApplyError, DecodeError, Entry, EntryBody, Machine};
 use crate::producer::{ProducerBatch, ProducerTable, Verdict};
 
-mod wire;
+pub(crate) mod wire;
 
 /// What the proposer of an entry learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,3 +77,6 @@ impl PartitionState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

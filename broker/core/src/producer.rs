@@ -221,3 +221,71 @@ impl ProducerTable {
         ordered && possible && whole
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn batch(epoch: i16, first: i32, count: i32) -> ProducerBatch {
+        let first = Sequence(first);
+        let last = first.advance(count - 1);
+        ProducerBatch { id: ProducerId(9), epoch: ProducerEpoch(epoch), first, last }
+    }
+
+    /// A table that appended these batches of (first, count), one offset per record.
+    fn table(epoch: i16, batches: &[(i32, i32)]) -> ProducerTable {
+        let mut table = ProducerTable::default();
+        let mut offset = 0;
+        for (index, (first, count)) in batches.iter().enumerate() {
+            table.append(&batch(epoch, *first, *count), Offset(offset), LogIndex(index as u64 + 1));
+            offset += i64::from(*count);
+        }
+        table
+    }
+
+    #[test]
+    fn a_producer_without_state_begins_at_zero() {
+        let table = ProducerTable::default();
+        assert_eq!(table.judge(&batch(0, 0, 3)), Verdict::Next);
+        assert_eq!(table.judge(&batch(0, 3, 1)), Verdict::UnknownProducer);
+    }
+
+    #[test]
+    fn the_last_five_batches_are_duplicates_and_older_ones_are_known_to_be_old() {
+        let table = table(0, &[(0, 2), (2, 2), (4, 2), (6, 2), (8, 2), (10, 2)]);
+        assert_eq!(table.judge(&batch(0, 12, 1)), Verdict::Next);
+        for (first, offset) in [(2, 2), (4, 4), (10, 10)] {
+            assert_eq!(table.judge(&batch(0, first, 2)), Verdict::Duplicate(Offset(offset)));
+        }
+        assert_eq!(table.judge(&batch(0, 0, 2)), Verdict::OlderThanWindow);
+        let out_of_order = Verdict::OutOfOrder { expected: Sequence(12) };
+        assert_eq!(table.judge(&batch(0, 13, 1)), out_of_order, "a gap");
+        assert_eq!(table.judge(&batch(0, 4, 1)), out_of_order, "part of a batch");
+        assert_eq!(table.judge(&batch(0, 1, 2)), out_of_order, "half in the window");
+    }
+
+    #[test]
+    fn a_newer_epoch_begins_at_zero_and_fences_the_older_one() {
+        let mut table = table(3, &[(0, 2)]);
+        assert_eq!(table.judge(&batch(4, 2, 1)), Verdict::OutOfOrder { expected: Sequence(0) });
+        assert_eq!(table.judge(&batch(4, 0, 1)), Verdict::Next);
+        table.append(&batch(4, 0, 1), Offset(2), LogIndex(2));
+        assert_eq!(table.judge(&batch(3, 2, 1)), Verdict::StaleEpoch { current: ProducerEpoch(4) });
+        assert_eq!(table.judge(&batch(4, 0, 1)), Verdict::Duplicate(Offset(2)));
+    }
+
+    #[test]
+    fn sequences_wrap_and_a_gap_across_the_wrap_is_never_taken_for_an_old_batch() {
+        let last = i32::MAX - 1;
+        let wrapping = table(0, &[(last - 1, 2), (i32::MAX, 5), (4, 2)]);
+        assert_eq!(wrapping.judge(&batch(0, 6, 1)), Verdict::Next);
+        assert_eq!(wrapping.judge(&batch(0, i32::MAX, 5)), Verdict::Duplicate(Offset(2)));
+        let near_end = table(0, &[(last - 1, 2)]);
+        let gap = Verdict::OutOfOrder { expected: Sequence(i32::MAX) };
+        assert_eq!(near_end.judge(&batch(0, 3, 1)), gap);
+        let after = Verdict::OutOfOrder { expected: Sequence(6) };
+        assert_eq!(wrapping.judge(&batch(0, 100, 1)), after);
+        assert_eq!(wrapping.judge(&batch(0, last - 20, 1)), Verdict::OlderThanWindow);
+    }
+}

@@ -1,0 +1,55 @@
+//! Why a metadata command is refused.
+
+use headwater_proto::ErrorCode;
+use headwater_proto::types::{BrokerId, TopicId};
+use thiserror::Error;
+
+use super::{PARTITIONS_PER_TOPIC_MAX, REPLICAS_MAX};
+use crate::topic_config::ConfigError;
+use crate::topic_name::TopicNameError;
+
+/// A refused command; the state is as before.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MetadataError {
+    #[error(transparent)]
+    Name(#[from] TopicNameError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("topic '{0}' exists already")]
+    TopicExists(String),
+    #[error("topic '{name}' would collide with '{other}' in metrics, where '.' and '_' are the same")]
+    NameCollision { name: String, other: String },
+    #[error("topic id {0} is in use; retry")]
+    TopicIdInUse(TopicId),
+    #[error("there is no topic with id {0}; it may have been deleted meanwhile")]
+    UnknownTopicId(TopicId),
+    #[error("a topic has from 1 to {PARTITIONS_PER_TOPIC_MAX} partitions, not {partitions}")]
+    PartitionCount { partitions: usize },
+    #[error("the topic has {found} partitions, not {expected}: somebody else added some; look again")]
+    PartitionsChanged { expected: usize, found: usize },
+    #[error(
+        "{replicas} replicas are not possible with {brokers} brokers: \
+         each needs a broker of its own, and at most {REPLICAS_MAX} are allowed"
+    )]
+    ReplicationFactor { replicas: usize, brokers: usize },
+    #[error("broker {0} is not registered")]
+    UnknownBroker(BrokerId),
+    #[error("all producer ids are given out")]
+    ProducerIdsExhausted,
+}
+
+impl MetadataError {
+    /// The Kafka error code that a client is answered with.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Name(_) | Self::NameCollision { .. } => ErrorCode::InvalidTopic,
+            Self::Config(_) => ErrorCode::InvalidConfig,
+            Self::TopicExists(_) => ErrorCode::TopicAlreadyExists,
+            Self::UnknownTopicId(_) => ErrorCode::UnknownTopicOrPartition,
+            Self::PartitionCount { .. } | Self::PartitionsChanged { .. } => ErrorCode::InvalidPartitions,
+            Self::ReplicationFactor { .. } | Self::UnknownBroker(_) => ErrorCode::InvalidReplicationFactor,
+            Self::TopicIdInUse(_) | Self::ProducerIdsExhausted => ErrorCode::UnknownServerError,
+        }
+    }
+}
