@@ -83,7 +83,7 @@ impl RecordBatchBuilder {
             self.base_timestamp = timestamp_ms;
             self.max_timestamp = timestamp_ms;
         }
-        // Wraps as the reader's addition does not: a span of over 292 million years is not encoded.
+        // Readers add the delta in 64 bits, and refuse one that does not fit.
         let timestamp_delta =
             timestamp_ms.checked_sub(self.base_timestamp).ok_or(RecordError::RecordField {
                 index: self.record_count,
