@@ -1,1 +1,28 @@
+//! Everything openraft: each partition, and the metadata, is a Raft group whose log is the data itself.
+//!
+//! Invariants: only this crate names openraft; what it tells the broker is committed, applied and durable on a
+//! quorum; nothing that it persists about a log leads that log's durable end. Must not decide what is appended:
+//! that is the gate's, in `core`.
 
+mod applied;
+mod driver;
+mod encoding;
+mod error;
+mod group;
+mod log_reader;
+mod log_store;
+mod network;
+mod pending;
+mod settings;
+mod start;
+mod tables;
+mod types;
+
+pub use applied::Progress;
+pub use encoding::Creation;
+pub use error::{ConsensusError, ProposeError};
+pub use group::{Group, Health, Leadership};
+pub use pending::{Committed, Pending};
+pub use settings::RaftSettings;
+pub use start::{GroupSpec, creation};
+pub use types::{Peer, Proposal};

@@ -1,0 +1,234 @@
+//! One Raft group on this node, as the rest of the broker sees it.
+//!
+//! Invariants: a group leads only once an entry of its own term is applied; proposals are appended in the
+//! order of the calls, each under the term that its stamp names or not at all; an answer "not appended" is
+//! certain, every other failure is reported as unknown.
+
+use std::fmt;
+use std::sync::Arc;
+
+use headwater_core::Machine;
+use headwater_proto::types::{GroupId, ReplicaId, Term};
+use headwater_storage::log::{Damage, Log, LogId};
+use openraft::Raft;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::impls::ProgressResponder;
+use tokio::sync::{Mutex, watch};
+
+use crate::applied::Progress;
+use crate::driver::{Driver, State};
+use crate::error::{ConsensusError, ProposeError};
+use crate::log_store::AppendState;
+use crate::pending::Pending;
+use crate::types::{CommittedLeader, Proposal, Types};
+
+pub(crate) type GroupRaft<M> = Raft<Types<<M as Machine>::Reply>, Driver<M>>;
+
+/// That this replica leads its group, and may decide what is appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leadership {
+    pub term: Term,
+}
+
+/// What a group can do at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    Running,
+    /// The disk is full: writes wait, reads go on.
+    NoSpace,
+    /// Part of the log is damaged: what is intact can be read, nothing can be written until the loss is accepted.
+    Damaged(Damage),
+    /// Raft stopped on an error; the committed part of the log can still be read.
+    Failed(String),
+    Stopped,
+}
+
+/// One replica of one group. Dropping it does not stop it: see [`Group::shutdown`].
+pub struct Group<M: Machine> {
+    pub(crate) id: GroupId,
+    pub(crate) replica_id: ReplicaId,
+    pub(crate) state: Arc<State<M>>,
+    /// Absent when the log is damaged: such a replica takes no part in its group.
+    pub(crate) raft: Option<GroupRaft<M>>,
+    /// One purge at a time: each moves the one snapshot.
+    pub(crate) purging: Mutex<()>,
+}
+
+impl<M: Machine> fmt::Debug for Group<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("id", &self.id)
+            .field("replica_id", &self.replica_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: Machine> Group<M> {
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    #[must_use]
+    pub fn replica_id(&self) -> ReplicaId {
+        self.replica_id
+    }
+
+    #[must_use]
+    pub fn log(&self) -> &Arc<Log> {
+        &self.state.shared.log
+    }
+
+    /// Looks at the applied state. Applying waits meanwhile: keep it short, and await nothing in it.
+    pub fn with_state<T>(&self, look: impl FnOnce(&M) -> T) -> T {
+        look(&self.state.applied().machine)
+    }
+
+    /// How far the group got; changes once per run of applied entries, before their proposers are answered.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.state.progress.subscribe()
+    }
+
+    /// Whether this replica leads, with everything of earlier terms applied.
+    #[must_use]
+    pub fn leadership(&self) -> Option<Leadership> {
+        let metrics = self.raft.as_ref()?.server_metrics();
+        let term = {
+            let metrics = metrics.borrow_watched();
+            if !metrics.state.is_leader() || !metrics.vote.committed {
+                return None;
+            }
+            Term(metrics.vote.leader_id.term)
+        };
+        (self.state.progress.borrow().applied.term == term).then_some(Leadership { term })
+    }
+
+    /// The replica that leads, as far as this one knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<ReplicaId> {
+        self.raft.as_ref()?.server_metrics().borrow_watched().current_leader
+    }
+
+    /// Waits until this replica leads.
+    ///
+    /// # Errors
+    /// The group is damaged, failed or was shut down.
+    pub async fn wait_leader(&self) -> Result<Leadership, ConsensusError> {
+        let raft = self.raft()?;
+        let mut progress = self.progress();
+        let mut role = raft.server_metrics();
+        loop {
+            if let Some(leadership) = self.leadership() {
+                return Ok(leadership);
+            }
+            self.check_running()?;
+            tokio::select! {
+                changed = role.changed() => changed.map_err(|_| self.stopped())?,
+                _ = progress.changed() => {}
+            }
+        }
+    }
+
+    /// Hands a proposal to Raft; returns as soon as it is in the queue, behind those of earlier calls.
+    /// What becomes of it is what [`Pending`] resolves to.
+    ///
+    /// # Errors
+    /// [`ProposeError::NotLeader`], [`ProposeError::NoSpace`]: certainly not appended.
+    pub async fn propose(&self, proposal: Proposal) -> Result<Pending<M::Reply>, ProposeError> {
+        let Some(raft) = &self.raft else { return Err(ProposeError::NotLeader { leader: None }) };
+        if *self.state.shared.appends.borrow() == AppendState::NoSpace {
+            return Err(ProposeError::NoSpace);
+        }
+        let (responder, answer) = ProgressResponder::complete_only();
+        let leader = CommittedLeader::new(proposal.stamp.term.get());
+        match raft.write(proposal).with_leader(leader).responder(responder).await {
+            Ok(()) => Ok(Pending::new(answer)),
+            Err(error) => Err(ProposeError::Stopped(error.to_string())),
+        }
+    }
+
+    /// Gives up the entries up to `upto`, which must be applied: takes the snapshot there, then purges. Raft may put
+    /// off the second while a follower still reads what is to go; the call waits for it.
+    ///
+    /// # Errors
+    /// `upto` is not applied or not in the log; the state as of it cannot be rebuilt; the group stopped.
+    pub async fn purge(&self, upto: LogId) -> Result<(), ConsensusError> {
+        let raft = self.raft()?;
+        let _one_at_a_time = self.purging.lock().await;
+        if upto.index > self.state.applied().log_id().index {
+            return Err(ConsensusError::InvalidRequest("only applied entries can be purged"));
+        }
+        if self.log().bounds().purged.is_some_and(|purged| upto.index <= purged.index) {
+            return Ok(());
+        }
+        self.snapshot(raft, upto).await?;
+        let index = upto.index.get() - 1;
+        raft.trigger().purge_log(index).await.map_err(|_| self.stopped())?;
+        let purged =
+            raft.wait(None).metrics(move |m| m.purged.is_some_and(|p| p.index >= index), "purged").await;
+        purged.map(|_| ()).map_err(|_| self.stopped())
+    }
+
+    async fn snapshot(&self, raft: &GroupRaft<M>, at: LogId) -> Result<(), ConsensusError> {
+        let taken = self.state.snapshot_log_id();
+        if taken.is_some_and(|taken| taken.index >= at.index) {
+            return Ok(());
+        }
+        self.state.prepare_snapshot(at).await?;
+        raft.trigger().snapshot().await.map_err(|_| self.stopped())?;
+        let index = at.index.get() - 1;
+        let taken =
+            raft.wait(None).metrics(move |m| m.snapshot.is_some_and(|s| s.index >= index), "snapshot").await;
+        taken.map(|_| ()).map_err(|_| self.stopped())
+    }
+
+    /// Writes the state as of the last applied entry, so that the next start has nothing to replay.
+    ///
+    /// # Errors
+    /// The files could not be written; what they held before still holds.
+    pub async fn checkpoint(&self) -> Result<(), ConsensusError> {
+        self.state.checkpoint().await
+    }
+
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let Some(raft) = &self.raft else {
+            return Health::Damaged(self.log().damage().unwrap_or_default());
+        };
+        match &raft.metrics().borrow_watched().running_state {
+            Err(openraft::errors::Fatal::Stopped) => Health::Stopped,
+            Err(error) => Health::Failed(error.to_string()),
+            Ok(()) if *self.state.shared.appends.borrow() == AppendState::NoSpace => Health::NoSpace,
+            Ok(()) => Health::Running,
+        }
+    }
+
+    /// Stops the replica. What was proposed and not answered by then has an unknown outcome.
+    pub async fn shutdown(&self) {
+        self.state.shared.appends.send_replace(AppendState::Stopping);
+        if let Some(raft) = &self.raft
+            && let Err(error) = raft.shutdown().await
+        {
+            tracing::error!(group = %self.id, %error, "the group's task ended badly");
+        }
+        self.state.boundaries.finish().await;
+    }
+
+    fn raft(&self) -> Result<&GroupRaft<M>, ConsensusError> {
+        self.raft.as_ref().ok_or(ConsensusError::Damaged)
+    }
+
+    fn check_running(&self) -> Result<(), ConsensusError> {
+        match self.health() {
+            Health::Running | Health::NoSpace => Ok(()),
+            Health::Damaged(_) => Err(ConsensusError::Damaged),
+            Health::Failed(reason) => Err(ConsensusError::Failed(reason)),
+            Health::Stopped => Err(ConsensusError::Stopped),
+        }
+    }
+
+    fn stopped(&self) -> ConsensusError {
+        self.check_running().err().unwrap_or(ConsensusError::Stopped)
+    }
+}

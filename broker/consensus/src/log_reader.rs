@@ -1,0 +1,158 @@
+//! Raft's reads of the log: for replication, and to apply.
+//!
+//! Invariants: a range comes back whole, but for what was purged at its front or not yet appended at its
+//! end; an entry whose bytes contradict themselves is an error, never left out. Bytes are slices of the
+//! map: nothing is copied, and applying touches headers only.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use headwater_core::ControlEntry;
+use headwater_proto::record::{BatchHeader, HEADER_BYTES};
+use headwater_proto::types::LogIndex;
+use headwater_storage::log::EntryMeta;
+use openraft::{OptionalSend, RaftLogReader};
+
+use crate::encoding::decode_membership;
+use crate::log_store::{Shared, log_failed};
+use crate::types::{
+    CommittedLeader, Payload, RaftEntry, RaftLogId, RaftVote, StoredBatch, Types, from_raft_index,
+};
+
+/// openraft limits what it sends by count only; this is the limit by size.
+const REPLICATION_BYTES_MAX: usize = 1 << 20;
+
+/// Mapped bytes taken in one step to apply or to replay: addresses, not memory.
+const STEP_BYTES_MAX: usize = 16 << 20;
+
+/// A reader of one group's log; any number at once.
+#[derive(Debug, Clone)]
+pub(crate) struct LogReader {
+    shared: std::sync::Arc<Shared>,
+}
+
+impl LogReader {
+    pub(crate) fn new(shared: std::sync::Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Entries from the front of the range, at least one if the log holds any of it.
+    pub(crate) fn chunk(&self, range: Range<LogIndex>, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
+        let bounds = self.shared.log.bounds();
+        let end = bounds.last.map_or(LogIndex(0), |last| last.index).next().min(range.end);
+        let start = range.start.max(bounds.first_index);
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let batches = self.shared.log.batches(start..end, max_bytes).map_err(log_failed)?;
+        batches.into_iter().map(|(meta, batch)| entry(meta, batch)).collect()
+    }
+
+    /// The entries of a range, a step at a time.
+    pub(crate) fn stream(&self, range: Range<LogIndex>) -> impl Stream<Item = io::Result<RaftEntry>> + use<> {
+        let reader = self.clone();
+        let steps = stream::unfold(Some(range), move |rest| {
+            let step = rest.map(|range| reader.step(range));
+            async move { step.flatten() }
+        });
+        futures_util::StreamExt::flatten(steps)
+    }
+
+    /// The next entries of a range, and what remains of it.
+    fn step(&self, range: Range<LogIndex>) -> Option<(StepStream, Option<Range<LogIndex>>)> {
+        match self.chunk(range.clone(), STEP_BYTES_MAX) {
+            Ok(entries) => {
+                let next = from_raft_index(entries.last()?.log_id.index).next();
+                Some((stream::iter(ok_all(entries)), Some(next..range.end)))
+            }
+            Err(error) => Some((stream::iter(vec![Err(error)]), None)),
+        }
+    }
+}
+
+type StepStream = stream::Iter<std::vec::IntoIter<io::Result<RaftEntry>>>;
+
+fn ok_all(entries: Vec<RaftEntry>) -> Vec<io::Result<RaftEntry>> {
+    entries.into_iter().map(Ok).collect()
+}
+
+/// An entry of the log as openraft knows it.
+fn entry(meta: EntryMeta, batch: Bytes) -> io::Result<RaftEntry> {
+    let damaged = |reason: String| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("entry {} of the log: {reason}", meta.index))
+    };
+    let header = BatchHeader::read(&batch).ok_or_else(|| damaged("no batch header".to_owned()))?;
+    let control = if meta.is_data() {
+        None
+    } else {
+        let control =
+            ControlEntry::decode(&batch.slice(HEADER_BYTES..)).map_err(|error| damaged(error.to_string()))?;
+        if let ControlEntry::Membership(bytes) = &control {
+            decode_membership(bytes).map_err(|error| damaged(error.to_string()))?;
+        }
+        Some(control)
+    };
+    let index = meta.index.get().checked_sub(1).ok_or_else(|| damaged("index 0 is no entry".to_owned()))?;
+    Ok(RaftEntry {
+        log_id: RaftLogId::new(CommittedLeader::new(meta.term.get()), index),
+        payload: Payload::Stored(StoredBatch {
+            header,
+            base_offset: meta.base_offset,
+            batch,
+            control,
+            opens_segment: meta.position == 0,
+        }),
+    })
+}
+
+/// Indexes of openraft's, as the log counts them.
+fn log_range(range: &impl RangeBounds<u64>) -> Range<LogIndex> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => from_raft_index(*start),
+        Bound::Excluded(start) => from_raft_index(*start).next(),
+        Bound::Unbounded => LogIndex(1),
+    };
+    let end = match range.end_bound() {
+        Bound::Included(end) => from_raft_index(*end).next(),
+        Bound::Excluded(end) => from_raft_index(*end),
+        Bound::Unbounded => LogIndex(u64::MAX),
+    };
+    start..end
+}
+
+impl<R: Send + Sync + 'static> RaftLogReader<Types<R>> for LogReader {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<RaftEntry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let mut range = log_range(&range);
+        let mut entries = Vec::new();
+        loop {
+            let chunk = self.chunk(range.clone(), STEP_BYTES_MAX)?;
+            let Some(last) = chunk.last() else { return Ok(entries) };
+            range.start = from_raft_index(last.log_id.index).next();
+            entries.extend(chunk);
+        }
+    }
+
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = io::Result<RaftEntry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        self.stream(log_range(&range))
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<RaftVote>> {
+        Ok(self.shared.vote())
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
+        self.chunk(log_range(&(start..end)), REPLICATION_BYTES_MAX)
+    }
+}

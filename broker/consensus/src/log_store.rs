@@ -1,0 +1,292 @@
+//! openraft's log store on Headwater's log and journal.
+//!
+//! Invariants: entries and votes reach the disk in the order in which openraft wrote them, although they
+//! lie in different files; a completion means that everything before it is durable too; the log takes the
+//! place of an entry exactly once, so that a proposal whose stamp does not fit is stored as a void entry;
+//! what is remembered as committed never leads the durable end of the log.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use headwater_core::ControlEntry;
+use headwater_core::gate::StampCheck;
+use headwater_proto::record::empty_control_batch;
+use headwater_proto::types::{GroupId, LogIndex, Offset, Term};
+use headwater_storage::data_dir::DataDir;
+use headwater_storage::log::{Log, LogError, LogId, NewEntry};
+use openraft::OptionalSend;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use tokio::sync::watch;
+use tokio::time::{Duration, sleep};
+
+use crate::encoding::{decode_log_id, decode_vote, encode_log_id, encode_membership, encode_vote};
+use crate::error::ConsensusError;
+use crate::log_reader::LogReader;
+use crate::types::{Payload, RaftEntry, RaftLogId, RaftVote, Types, from_raft, from_raft_index, to_raft};
+
+/// Kinds of the facts that a group keeps in the journal.
+pub(crate) mod fact {
+    use headwater_storage::data_dir::GROUP_CREATED;
+
+    pub(crate) const CREATION: u8 = GROUP_CREATED;
+    pub(crate) const VOTE: u8 = GROUP_CREATED + 1;
+    pub(crate) const COMMITTED: u8 = GROUP_CREATED + 2;
+}
+
+/// How often a full disk is asked again for the space of an append.
+const SPACE_RETRY: Duration = Duration::from_millis(100);
+
+/// Whether appends get through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AppendState {
+    Open,
+    /// An append waits for the disk to have space again.
+    NoSpace,
+    /// The group is being stopped: an append that still waits gives up.
+    Stopping,
+}
+
+/// What the store, its readers and the group's state machine share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) group: GroupId,
+    pub(crate) log: Arc<Log>,
+    pub(crate) data_dir: Arc<DataDir>,
+    pub(crate) appends: watch::Sender<AppendState>,
+    vote: Mutex<Option<RaftVote>>,
+    committed: Mutex<Option<RaftLogId>>,
+}
+
+impl Shared {
+    /// Reads what the journal knows of the group.
+    pub(crate) fn open(
+        group: GroupId,
+        data_dir: Arc<DataDir>,
+        log: Arc<Log>,
+    ) -> Result<Arc<Self>, ConsensusError> {
+        let fact = |kind| data_dir.get(Some(group), kind);
+        let vote = fact(fact::VOTE).map(|bytes| decode_vote(&bytes)).transpose()?;
+        let committed = fact(fact::COMMITTED).map(|bytes| decode_log_id(&bytes)).transpose()?;
+        // The end that recovery found may lie before what was committed when the power went.
+        let committed = committed.map(|id| id.min(log.bounds().last.unwrap_or_default()));
+        Ok(Arc::new(Self {
+            group,
+            log,
+            appends: watch::Sender::new(AppendState::Open),
+            vote: Mutex::new(vote),
+            committed: Mutex::new(committed.and_then(to_raft)),
+            data_dir,
+        }))
+    }
+
+    pub(crate) fn vote(&self) -> Option<RaftVote> {
+        *self.vote.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn committed(&self) -> Option<RaftLogId> {
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Journals what is committed, as far as this replica's own log is durable.
+    pub(crate) async fn checkpoint_committed(&self) -> Result<(), ConsensusError> {
+        let durable = self.log.bounds().durable_index.unwrap_or_default();
+        let Some(committed) = self.committed().map(|id| from_raft(&id)) else { return Ok(()) };
+        let committed = if committed.index <= durable {
+            committed
+        } else {
+            match self.log.entry(durable)? {
+                Some(entry) => entry.log_id(),
+                None => return Ok(()),
+            }
+        };
+        let stored = self.data_dir.put(Some(self.group), fact::COMMITTED, encode_log_id(committed));
+        stored.await.map_err(ConsensusError::Journal)
+    }
+}
+
+/// The writing side: one per group.
+#[derive(Debug)]
+pub(crate) struct LogStore {
+    shared: Arc<Shared>,
+    stamps: StampCheck,
+    blank: Bytes,
+    void: Bytes,
+}
+
+impl LogStore {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            stamps: StampCheck::default(),
+            blank: empty_control_batch(&ControlEntry::Blank.encode()),
+            void: empty_control_batch(&ControlEntry::Void.encode()),
+        }
+    }
+
+    /// The batch that stands for an entry in the log.
+    fn batch(&mut self, entry: RaftEntry, term: Term) -> Bytes {
+        match entry.payload {
+            Payload::Blank => self.blank.clone(),
+            Payload::Membership(membership) => {
+                let bytes = encode_membership(&membership);
+                empty_control_batch(&ControlEntry::Membership(bytes).encode())
+            }
+            Payload::Proposal(proposal) if self.stamps.admit(proposal.stamp, term) => proposal.batch,
+            Payload::Proposal(_) => self.void.clone(),
+            Payload::Stored(stored) => stored.batch,
+        }
+    }
+
+    /// Turns entries into batches; an error if they do not continue the log, or if a leader stamped
+    /// another offset than this log is about to.
+    fn convert(&mut self, entries: impl IntoIterator<Item = RaftEntry>) -> io::Result<Vec<NewEntry>> {
+        let bounds = self.shared.log.bounds();
+        let mut next = bounds.last.map(|last| last.index.next());
+        let mut next_offset = Some(bounds.next_offset);
+        let mut batches = Vec::new();
+        for entry in entries {
+            let id = from_raft(&entry.log_id);
+            match next {
+                Some(next) if next != id.index => return Err(out_of_order(id.index, next)),
+                Some(_) => {}
+                None => self.shared.log.begin_at(id.index).map_err(log_failed)?,
+            }
+            next = Some(id.index.next());
+            next_offset = follow_offsets(&entry, next_offset)?;
+            batches.push(NewEntry { term: id.term, batch: self.batch(entry, id.term) });
+        }
+        Ok(batches)
+    }
+
+    /// Appends, and waits for space while the disk is full: an error would end the group, and with it the
+    /// partition, until the broker is restarted.
+    async fn append_when_space(&self, entries: &[NewEntry]) -> io::Result<()> {
+        loop {
+            match self.shared.log.append(entries) {
+                Ok(_) => break,
+                Err(LogError::NoSpace(error)) => self.wait_for_space(error).await?,
+                Err(error) => return Err(log_failed(error)),
+            }
+        }
+        self.shared.appends.send_if_modified(|state| {
+            let waited = *state == AppendState::NoSpace;
+            if waited {
+                *state = AppendState::Open;
+            }
+            waited
+        });
+        Ok(())
+    }
+
+    async fn wait_for_space(&self, error: io::Error) -> io::Result<()> {
+        let begins = self.shared.appends.send_if_modified(|state| {
+            let begins = *state == AppendState::Open;
+            if begins {
+                *state = AppendState::NoSpace;
+            }
+            begins
+        });
+        if begins {
+            tracing::error!(group = %self.shared.group, %error, "the disk is full: writes wait for space");
+        }
+        let mut appends = self.shared.appends.subscribe();
+        tokio::select! {
+            _ = appends.wait_for(|state| *state == AppendState::Stopping) => Err(error),
+            () = sleep(SPACE_RETRY) => Ok(()),
+        }
+    }
+}
+
+/// The offset after `entry`, where it can be told: a leader's own entries are stamped by the log itself.
+fn follow_offsets(entry: &RaftEntry, next_offset: Option<Offset>) -> io::Result<Option<Offset>> {
+    let Payload::Stored(stored) = &entry.payload else { return Ok(None) };
+    match next_offset {
+        Some(expected) if stored.base_offset != expected => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the leader stamped offset {}, but this log goes on at {expected}", stored.base_offset),
+        )),
+        _ => Ok(Some(Offset(stored.base_offset.get() + stored.header.offset_count()))),
+    }
+}
+
+fn out_of_order(found: LogIndex, expected: LogIndex) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("entry {found} does not follow a log that ends before {expected}"),
+    )
+}
+
+pub(crate) fn log_failed(error: LogError) -> io::Error {
+    match error {
+        LogError::Io(error) => error,
+        error => io::Error::other(error),
+    }
+}
+
+impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types<R>>> {
+        let bounds = self.shared.log.bounds();
+        Ok(LogState {
+            last_purged_log_id: bounds.purged.and_then(to_raft),
+            last_log_id: bounds.last.and_then(to_raft),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        LogReader::new(Arc::clone(&self.shared))
+    }
+
+    async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
+        // openraft takes a stored vote of a term as proof that every append before it is durable, and
+        // releases their acknowledgements. The vote lies in another file: the log must come first.
+        self.shared.log.flush().await?;
+        self.shared.data_dir.put(Some(self.shared.group), fact::VOTE, encode_vote(vote)).await?;
+        *self.shared.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<RaftLogId>) -> io::Result<()> {
+        *self.shared.committed.lock().unwrap_or_else(PoisonError::into_inner) = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<RaftLogId>> {
+        Ok(self.shared.committed())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types<R>>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = RaftEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = self.convert(entries)?;
+        self.append_when_space(&entries).await?;
+        self.shared.log.when_durable(Box::new(move |result| callback.io_completed(result)));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
+        let last = last.map(|id| from_raft_index(id.index));
+        self.shared.log.truncate_after(last).await.map_err(log_failed)
+    }
+
+    async fn purge(&mut self, upto: RaftLogId) -> io::Result<()> {
+        let upto = from_raft(&upto);
+        let bounds = self.shared.log.bounds();
+        let beyond = bounds.last.is_none_or(|last| last.index < upto.index);
+        let purged = if beyond {
+            self.shared.log.reset(upto, bounds.next_offset).await
+        } else {
+            self.shared.log.purge(upto).await
+        };
+        purged.map_err(log_failed)
+    }
+}
+
+/// Whether `id` is an entry that the log holds (or held) at its index.
+pub(crate) fn holds(log: &Log, id: LogId) -> Result<bool, LogError> {
+    Ok(log.entry(id.index)?.is_some_and(|entry| entry.term == id.term))
+}

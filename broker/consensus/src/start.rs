@@ -1,0 +1,143 @@
+//! Starting a group: from its creation record, its log and its seed.
+//!
+//! Invariants: a replica id is bound to one data directory and starts nowhere else; a group is initialized
+//! once, with the voters of its creation record; a replica whose tail was torn does not vote until its end
+//! was vouched for, which a sole voter does itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use headwater_core::Machine;
+use headwater_proto::types::{GroupId, ReplicaId};
+use headwater_storage::data_dir::DataDir;
+use headwater_storage::log::LogOptions;
+use openraft::Raft;
+use openraft::errors::{InitializeError, RaftError};
+use tokio::sync::Mutex;
+
+use crate::driver::{Driver, State};
+use crate::encoding::{Creation, decode_creation, encode_creation};
+use crate::error::ConsensusError;
+use crate::group::{Group, GroupRaft};
+use crate::log_store::{LogStore, Shared, fact};
+use crate::network::Network;
+use crate::settings::RaftSettings;
+use crate::types::{Peer, Runtime};
+
+/// Which replica to start.
+#[derive(Debug, Clone)]
+pub struct GroupSpec {
+    pub id: GroupId,
+    pub replica_id: ReplicaId,
+    /// The voters with which the group was created, this replica among them unless it joins later.
+    pub voters: BTreeMap<ReplicaId, Peer>,
+    /// Whether to make them the group's voters if it has none yet. Idempotent.
+    pub initialize: bool,
+}
+
+/// The record with which a replica was created in this data directory, if it was.
+///
+/// # Errors
+/// The record was written by a newer version.
+pub fn creation(data_dir: &DataDir, group: GroupId) -> Result<Option<Creation>, ConsensusError> {
+    let record = data_dir.get(Some(group), fact::CREATION);
+    Ok(record.map(|bytes| decode_creation(&bytes)).transpose()?)
+}
+
+impl<M: Machine> Group<M> {
+    /// Opens or creates the replica, and starts it. `seed` gives it all the entropy it draws; `machine` is its state
+    /// before the first entry. Returns before a leader is known: see [`Group::wait_leader`].
+    ///
+    /// A damaged log is not an error: such a group can be read, and says so in [`Group::health`].
+    ///
+    /// # Errors
+    /// The replica belongs to another data directory or was created otherwise; its files are unreadable.
+    pub async fn start(
+        spec: GroupSpec,
+        data_dir: Arc<DataDir>,
+        log_options: LogOptions,
+        settings: RaftSettings,
+        seed: u64,
+        machine: M,
+    ) -> Result<Arc<Self>, ConsensusError> {
+        record_creation(&spec, &data_dir).await?;
+        let log = data_dir.open_log(spec.id, log_options).await?;
+        let damaged = log.damage().is_some_and(|damage| !damage.is_empty() && !damage.accepted);
+        let shared = Shared::open(spec.id, data_dir, log)?;
+        let state = Arc::new(State::open(shared, &machine)?);
+        let raft = if damaged { None } else { Some(run(&spec, &state, settings, seed).await?) };
+        if raft.is_none() {
+            state.expose_damaged();
+        }
+        Ok(Arc::new(Self { id: spec.id, replica_id: spec.replica_id, state, raft, purging: Mutex::new(()) }))
+    }
+}
+
+/// Journals the creation record, or compares with it.
+async fn record_creation(spec: &GroupSpec, data_dir: &DataDir) -> Result<(), ConsensusError> {
+    let own = spec.voters.get(&spec.replica_id);
+    if own.is_some_and(|peer| peer.incarnation != data_dir.incarnation()) {
+        return Err(ConsensusError::OtherIncarnation { replica_id: spec.replica_id });
+    }
+    match creation(data_dir, spec.id)? {
+        Some(found) if found.replica_id == spec.replica_id => Ok(()),
+        Some(found) => {
+            Err(ConsensusError::OtherReplica { found: found.replica_id, expected: spec.replica_id })
+        }
+        None => {
+            let record = Creation { replica_id: spec.replica_id, voters: spec.voters.clone() };
+            let stored = data_dir.put(Some(spec.id), fact::CREATION, encode_creation(&record));
+            stored.await.map_err(ConsensusError::Journal)
+        }
+    }
+}
+
+async fn run<M: Machine>(
+    spec: &GroupSpec,
+    state: &Arc<State<M>>,
+    settings: RaftSettings,
+    seed: u64,
+) -> Result<GroupRaft<M>, ConsensusError> {
+    let config = settings.config(spec.id).map_err(|error| ConsensusError::Settings(error.to_string()))?;
+    let torn = state.shared.log.tail_cut().is_some();
+    let store = LogStore::new(Arc::clone(&state.shared));
+    let network = Network::new(spec.id);
+    let driver = Driver(Arc::clone(state));
+    // Everything that a group draws comes from the scope in which its tasks were spawned.
+    let raft = Runtime::scope(seed, async {
+        let raft = Raft::build(spec.replica_id, Arc::new(config), network, store, driver).await?;
+        raft.runtime_config().elect(!torn);
+        raft.run();
+        Ok(raft)
+    });
+    let raft = Box::pin(raft).await.map_err(|error: openraft::errors::Fatal<_>| failed(&error))?;
+    if spec.initialize {
+        initialize(&raft, &spec.voters).await?;
+    }
+    let voters =
+        raft.with_raft_state(|state| state.membership_state.effective().voter_ids().collect::<BTreeSet<_>>());
+    let voters = voters.await.map_err(|error| failed(&error))?;
+    if voters == BTreeSet::from([spec.replica_id]) {
+        // The only voter holds all there is: it has nobody to wait for, neither now nor in time.
+        state.shared.log.clear_tail_cut().await?;
+        raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
+    } else {
+        raft.runtime_config().tick(true);
+    }
+    Ok(raft)
+}
+
+async fn initialize<M: Machine>(
+    raft: &GroupRaft<M>,
+    voters: &BTreeMap<ReplicaId, Peer>,
+) -> Result<(), ConsensusError> {
+    match raft.initialize(voters.clone()).await {
+        // Not allowed: it was initialized before.
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn failed(error: &impl std::fmt::Display) -> ConsensusError {
+    ConsensusError::Failed(error.to_string())
+}
