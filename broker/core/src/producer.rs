@@ -171,6 +171,14 @@ impl ProducerTable {
         self.producers.iter().map(|(id, producer)| (*id, producer))
     }
 
+    /// Up to `count` producers, those without a batch for the longest first.
+    #[must_use]
+    pub fn longest_silent(&self, count: usize) -> Vec<ProducerId> {
+        let mut by_index: Vec<_> = self.producers.iter().map(|(id, p)| (p.last_index, *id)).collect();
+        by_index.sort_unstable();
+        by_index.into_iter().take(count).map(|(_, id)| id).collect()
+    }
+
     /// Judges a batch by what was applied.
     #[must_use]
     pub fn judge(&self, batch: &ProducerBatch) -> Verdict<Offset> {

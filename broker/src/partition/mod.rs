@@ -1,0 +1,188 @@
+//! One partition of a topic, as this broker's handlers use it.
+//!
+//! Invariants: readers see committed records only, from the log start on; what is appended was let pass by
+//! the gate in the order of the requests; record bytes are neither copied nor looked into.
+
+mod offsets;
+mod produce;
+mod read;
+mod upkeep;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use headwater_consensus::{Group, GroupSpec, Health, Progress};
+use headwater_core::topic_config::TopicConfig;
+use headwater_core::{ControlEntry, PartitionState};
+use headwater_proto::record::empty_control_batch;
+use headwater_proto::types::{GroupId, Offset};
+use headwater_storage::data_dir::DataDir;
+use headwater_storage::log::{LogOptions, SegmentInfo};
+use tokio::sync::watch;
+
+use crate::error::RequestError;
+use crate::proposer::Proposer;
+
+pub use produce::{BatchLimits, Submission};
+pub use read::Slice;
+pub use upkeep::UpkeepSettings;
+
+/// One open partition.
+pub struct Partition {
+    topic: Arc<str>,
+    proposer: Arc<Proposer<PartitionState>>,
+    progress: watch::Receiver<Progress>,
+    config: Mutex<TopicConfig>,
+    upkeep: tokio::sync::Mutex<upkeep::Upkeep>,
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partition").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+/// Sizes and positions of one partition.
+#[derive(Debug, Clone)]
+pub struct Description {
+    pub leader_epoch: i32,
+    pub progress: Progress,
+    pub segments: Vec<SegmentInfo>,
+    pub first_index: u64,
+    pub last_index: u64,
+    pub damage: String,
+}
+
+impl Partition {
+    /// Opens or creates the replica, and waits until it leads where it is the only one.
+    pub async fn open(
+        topic: Arc<str>,
+        spec: GroupSpec,
+        data_dir: Arc<DataDir>,
+        config: TopicConfig,
+        seed: u64,
+    ) -> Result<Arc<Self>, RequestError> {
+        let alone = spec.voters.len() == 1;
+        let options = log_options(&config);
+        let state = PartitionState::default();
+        let group = Box::pin(Group::start(spec, data_dir, options, Default::default(), seed, state)).await?;
+        if alone && let Err(error) = group.wait_leader().await {
+            tracing::error!(topic = &*topic, group = %group.id(), %error, "the partition cannot be written");
+        }
+        Ok(Arc::new(Self {
+            topic,
+            progress: group.progress(),
+            proposer: Proposer::new(group, |applied| applied.base_offset),
+            config: Mutex::new(config),
+            upkeep: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    pub fn id(&self) -> GroupId {
+        self.group().id()
+    }
+
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub fn config(&self) -> TopicConfig {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_config(&self, config: TopicConfig) {
+        self.group().log().set_options(log_options(&config));
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// How far it got; changes when records are committed or the log start moves.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    pub fn now(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// The term under which it leads, as Kafka's leader epoch; -1 while it does not.
+    pub fn leader_epoch(&self) -> i32 {
+        let leadership = self.group().leadership();
+        leadership.map_or(-1, |leadership| i32::try_from(leadership.term.get()).unwrap_or(i32::MAX))
+    }
+
+    /// Compares the epoch that a client believes in; -1 when it knows none.
+    pub fn check_epoch(&self, known: i32) -> Result<(), RequestError> {
+        let current = self.leader_epoch();
+        match known {
+            ..0 => Ok(()),
+            _ if current < 0 => Err(RequestError::NotLeader),
+            _ if known < current => Err(RequestError::FencedEpoch { known, current }),
+            _ if known > current => Err(RequestError::UnknownEpoch { known, current }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves the log start by a logged entry, then frees whole segments below it. `None`: to the high
+    /// watermark. Returns the log start in force.
+    pub async fn delete_records(&self, before: Option<Offset>) -> Result<Offset, RequestError> {
+        let progress = self.now();
+        let target = before.unwrap_or(progress.high_watermark);
+        if target > progress.high_watermark || target < Offset(0) {
+            return Err(RequestError::OffsetOutOfRange {
+                offset: target.get(),
+                log_start: progress.log_start,
+                high_watermark: progress.high_watermark,
+            });
+        }
+        if target > progress.log_start {
+            self.move_log_start(target).await?;
+        }
+        self.purge_below_log_start().await?;
+        Ok(self.now().log_start)
+    }
+
+    async fn move_log_start(&self, target: Offset) -> Result<(), RequestError> {
+        let batch = empty_control_batch(&ControlEntry::LogStart(target).encode());
+        self.proposer.propose_control(batch).await?.outcome().await.map(|_| ())
+    }
+
+    pub fn describe(&self) -> Description {
+        let log = self.group().log();
+        let bounds = log.bounds();
+        Description {
+            leader_epoch: self.leader_epoch(),
+            progress: self.now(),
+            segments: log.segments(),
+            first_index: bounds.first_index.get(),
+            last_index: bounds.last.map_or(0, |last| last.index.get()),
+            damage: self.damage(),
+        }
+    }
+
+    /// What is wrong with this replica, in words; empty when nothing is.
+    pub fn damage(&self) -> String {
+        match self.group().health() {
+            Health::Running | Health::NoSpace | Health::Stopped => String::new(),
+            Health::Failed(reason) => reason,
+            Health::Damaged(damage) => upkeep::damage_in_words(&damage),
+        }
+    }
+
+    /// Accepts that what is damaged is lost. The partition must be opened again afterwards.
+    pub async fn accept_loss(&self) -> Result<(), RequestError> {
+        self.group().log().accept_loss().await.map_err(RequestError::from)
+    }
+
+    /// Stops the replica; what is under way has an unknown outcome.
+    pub async fn close(&self) {
+        self.group().shutdown().await;
+    }
+
+    fn group(&self) -> &Arc<Group<PartitionState>> {
+        self.proposer.group()
+    }
+}
+
+fn log_options(config: &TopicConfig) -> LogOptions {
+    LogOptions { segment_bytes: config.segment_bytes.into(), ..LogOptions::default() }
+}

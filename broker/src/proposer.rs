@@ -1,0 +1,221 @@
+//! The leader's way into a group's log: decide, propose, settle.
+//!
+//! Invariants: the gate's decision on a batch and its proposal happen under one lock, in the order of the
+//! calls; what was proposed is settled with the gate whether or not anybody still waits for it; a repeat
+//! of a proposal in flight waits for the same outcome. After a refused proposal callers are told to retry
+//! until everything in flight is answered.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use headwater_consensus::{Group, Health, Leadership, Pending, Proposal};
+use headwater_core::{Decision, Gate, Machine, Original, Refusal, Stamp};
+use headwater_proto::types::Offset;
+use tokio::sync::oneshot;
+
+use crate::error::RequestError;
+use crate::limits::MemoryPermit;
+
+/// Memory that a proposal keeps charged until it is settled.
+pub type Charge = Option<Arc<MemoryPermit>>;
+
+type Outcome<R> = Result<R, RequestError>;
+
+/// What was decided on a batch.
+#[derive(Debug)]
+pub enum Receipt<R> {
+    /// It is in the log already, at this base offset.
+    Applied(Offset),
+    /// Its outcome, or its original's, comes here.
+    Pending(oneshot::Receiver<Outcome<R>>),
+}
+
+impl<R> Receipt<R> {
+    /// Waits for the outcome; `Err` of the offset for a duplicate that was applied before.
+    pub async fn outcome(self) -> Result<Result<R, Offset>, RequestError> {
+        match self {
+            Self::Applied(offset) => Ok(Err(offset)),
+            Self::Pending(answer) => match answer.await {
+                Ok(outcome) => outcome.map(Ok),
+                Err(_) => Err(RequestError::Unknown("the broker stopped".to_owned())),
+            },
+        }
+    }
+}
+
+/// One proposal under way.
+struct Flight<R: Send + Sync + 'static> {
+    stamp: Stamp,
+    pending: Pending<R>,
+    _charge: Charge,
+}
+
+/// The state of one leadership.
+struct Lead<R: Send + Sync + 'static> {
+    gate: Option<Gate>,
+    waiters: BTreeMap<Stamp, Vec<oneshot::Sender<Outcome<R>>>>,
+    flights: VecDeque<Flight<R>>,
+    /// Whether a task settles the flights; there is one only while there are any.
+    settling: bool,
+}
+
+/// Proposes to one group.
+pub struct Proposer<M: Machine> {
+    group: Arc<Group<M>>,
+    /// Held over decision and proposal: the order in which it is taken is the order in the log.
+    order: tokio::sync::Mutex<()>,
+    lead: Mutex<Lead<M::Reply>>,
+    base_offset: fn(&M::Reply) -> Offset,
+}
+
+impl<M> Proposer<M>
+where
+    M: Machine,
+    M::Reply: Clone,
+{
+    /// `base_offset` tells where a reply says that its entry begins.
+    pub fn new(group: Arc<Group<M>>, base_offset: fn(&M::Reply) -> Offset) -> Arc<Self> {
+        let lead =
+            Lead { gate: None, waiters: BTreeMap::new(), flights: VecDeque::new(), settling: false };
+        Arc::new(Self { group, order: tokio::sync::Mutex::new(()), lead: Mutex::new(lead), base_offset })
+    }
+
+    pub const fn group(&self) -> &Arc<Group<M>> {
+        &self.group
+    }
+
+    /// Lets `decide` look at the gate and the applied state, and proposes the batch that it returns if it
+    /// says so.
+    ///
+    /// # Errors
+    /// The batch was certainly not appended.
+    pub async fn propose(
+        self: &Arc<Self>,
+        charge: Charge,
+        decide: impl FnOnce(&mut Gate, &M) -> (Decision, Bytes),
+    ) -> Result<Receipt<M::Reply>, RequestError> {
+        let _in_order = self.order.lock().await;
+        let leadership = self.check_leads()?;
+        let (answer, receipt) = oneshot::channel();
+        let proposal = {
+            let mut lead = self.lead();
+            let gate = lead.gate(leadership);
+            let (decision, batch) = self.group.with_state(|state| decide(gate, state));
+            match decision {
+                Decision::Append(stamp) => {
+                    lead.waiters.insert(stamp, vec![answer]);
+                    Proposal { stamp, batch }
+                }
+                Decision::Duplicate(Original::Applied(offset)) => return Ok(Receipt::Applied(offset)),
+                Decision::Duplicate(Original::InFlight(original)) => {
+                    lead.wait_for(original, answer);
+                    return Ok(Receipt::Pending(receipt));
+                }
+                Decision::Refuse(refusal) => return Err(refusal.into()),
+            }
+        };
+        let stamp = proposal.stamp;
+        match self.group.propose(proposal).await {
+            Ok(pending) => {
+                self.fly(Flight { stamp, pending, _charge: charge });
+                Ok(Receipt::Pending(receipt))
+            }
+            Err(error) => {
+                let error = RequestError::from(error);
+                self.lead().settle(stamp, Err(error.clone()), self.base_offset);
+                Err(error)
+            }
+        }
+    }
+
+    /// Proposes a control entry that no decision depends on.
+    ///
+    /// # Errors
+    /// As [`Proposer::propose`].
+    pub async fn propose_control(self: &Arc<Self>, batch: Bytes) -> Result<Receipt<M::Reply>, RequestError> {
+        let decide = |gate: &mut Gate, _: &M| {
+            (gate.control().map_or(Decision::Refuse(Refusal::Draining), Decision::Append), batch)
+        };
+        self.propose(None, decide).await
+    }
+
+    fn check_leads(&self) -> Result<Leadership, RequestError> {
+        match self.group.health() {
+            Health::Running => self.group.leadership().ok_or(RequestError::NotLeader),
+            Health::NoSpace => Err(RequestError::DiskFull),
+            Health::Damaged(_) => Err(RequestError::Storage(
+                "part of its log is damaged: what is intact can be read, and nothing is written until an \
+                 operator accepts the loss"
+                    .to_owned(),
+            )),
+            Health::Failed(reason) => Err(RequestError::Storage(reason)),
+            Health::Stopped => Err(RequestError::Stopping),
+        }
+    }
+
+    fn fly(self: &Arc<Self>, flight: Flight<M::Reply>) {
+        let mut lead = self.lead();
+        lead.flights.push_back(flight);
+        if !lead.settling {
+            lead.settling = true;
+            tokio::spawn(Arc::clone(self).settle_all());
+        }
+    }
+
+    /// Settles flights in the order of the log until none is left.
+    async fn settle_all(self: Arc<Self>) {
+        loop {
+            let flight = {
+                let mut lead = self.lead();
+                match lead.flights.pop_front() {
+                    Some(flight) => flight,
+                    None => {
+                        lead.settling = false;
+                        return;
+                    }
+                }
+            };
+            let outcome = flight.pending.await.map(|committed| committed.reply).map_err(RequestError::from);
+            self.lead().settle(flight.stamp, outcome, self.base_offset);
+        }
+    }
+
+    fn lead(&self) -> MutexGuard<'_, Lead<M::Reply>> {
+        self.lead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R: Clone + Send + Sync + 'static> Lead<R> {
+    /// The gate of this leadership, opened at its first call.
+    fn gate(&mut self, leadership: Leadership) -> &mut Gate {
+        let term = leadership.term;
+        let gate = match &mut self.gate {
+            Some(gate) if gate.term() == term => gate,
+            other => other.insert(Gate::open(term)),
+        };
+        gate.reopen();
+        gate
+    }
+
+    /// Joins those who wait for a proposal of the open session.
+    fn wait_for(&mut self, original: u64, answer: oneshot::Sender<Outcome<R>>) {
+        let found = self.waiters.iter_mut().rev().find(|(stamp, _)| stamp.n == original);
+        if let Some((_, waiters)) = found {
+            waiters.push(answer);
+        }
+    }
+
+    fn settle(&mut self, stamp: Stamp, outcome: Outcome<R>, base_offset: fn(&R) -> Offset) {
+        if let Some(gate) = self.gate.as_mut().filter(|gate| gate.term() == stamp.term) {
+            match &outcome {
+                Ok(reply) => gate.on_applied(stamp.n, base_offset(reply)),
+                Err(_) => gate.on_refused(stamp.n),
+            }
+        }
+        for waiter in self.waiters.remove(&stamp).unwrap_or_default() {
+            // Nobody listens any more where the client went away.
+            let _ = waiter.send(outcome.clone());
+        }
+    }
+}
