@@ -1,0 +1,157 @@
+//! Ends that move: truncation, purge, reset, and the seal of the active segment.
+//!
+//! The journal goes first, always: what it says is applied again at the next start when a crash keeps the files
+//! from following.
+
+use std::sync::Arc;
+
+use headwater_proto::types::{LogIndex, Offset};
+
+use super::facts::{Cut, Purged};
+use super::{Log, LogError, LogId, View, lock};
+use crate::host::fact;
+use crate::segment::Segment;
+
+impl Log {
+    /// Drops every entry behind `last` (all of them for `None`), durably: they never come back. Their segment is
+    /// sealed where they began and the next append begins a new generation. Slices of them that readers hold stay as
+    /// they are.
+    ///
+    /// # Errors
+    /// [`LogError::InvalidRequest`] when `last` was purged; otherwise an error is final.
+    pub async fn truncate_after(self: &Arc<Self>, last: Option<LogIndex>) -> Result<(), LogError> {
+        self.check_running()?;
+        let view = self.view();
+        let next_index = last.map_or(view.begin, LogIndex::next);
+        if next_index >= view.next_index() {
+            return Ok(());
+        }
+        if view.purged.is_some_and(|p| next_index <= p.upto.index) {
+            return Err(LogError::InvalidRequest("a truncation below what was purged"));
+        }
+        let generation = lock(&self.writer).next_generation;
+        let cut = {
+            let flush = lock(&self.flush);
+            let durable_next_index = flush.durable_next.min(next_index);
+            Cut { number: flush.cuts + 1, next_index, generation, durable_next_index }
+        };
+        self.host.put_fact(self.group, fact::CUT, cut.encode()).await?;
+        let removed = self.apply_cut(cut).map_err(|e| self.stop_if_io(e))?;
+        self.remove(&removed)?;
+        // The footer must last before another cut may take the record's place.
+        self.flush().await?;
+        Ok(())
+    }
+
+    /// Lowers the ends in memory and seals what remains; returns the segments that fell away.
+    fn apply_cut(&self, cut: Cut) -> Result<Vec<Arc<Segment>>, LogError> {
+        let mut writer = lock(&self.writer);
+        writer.active = None;
+        {
+            let mut flush = lock(&self.flush);
+            flush.cuts = cut.number;
+            flush.durable_next = cut.durable_next_index;
+        }
+        let removed: Vec<Arc<Segment>> = self.change_view(|view| {
+            let kept = view.segments.partition_point(|s| s.first_index() < cut.next_index);
+            Arc::make_mut(&mut view.segments).split_off(kept)
+        });
+        let Some(last) = self.view().segments.last().cloned() else {
+            return Ok(removed);
+        };
+        if last.next_index() > cut.next_index {
+            last.cut_to((cut.next_index.0 - last.first_index().0) as u32)?;
+        } else if !last.with_state(|s| s.sealed) {
+            last.seal(0)?;
+        }
+        lock(&self.flush).sealed(&last);
+        Ok(removed)
+    }
+
+    /// Drops every entry up to and including `upto`, which may lie beyond the end. The journal first; whole segments
+    /// are deleted, inside of one only the logical beginning moves.
+    ///
+    /// # Errors
+    /// Those of the journal and the file system; a second try is safe.
+    pub async fn purge(&self, upto: LogId) -> Result<(), LogError> {
+        let view = self.view();
+        if view.purged.is_some_and(|p| p.upto.index >= upto.index) {
+            return Ok(());
+        }
+        let next_offset = match self.entry(upto.index.next())? {
+            Some(follower) => follower.base_offset,
+            None => view.next_offset(),
+        };
+        self.purge_to(&view, upto, next_offset).await
+    }
+
+    /// Drops every entry and goes on behind `upto` at `next_offset`: a snapshot took the log's place.
+    ///
+    /// # Errors
+    /// As [`Log::purge`].
+    pub async fn reset(&self, upto: LogId, next_offset: Offset) -> Result<(), LogError> {
+        let view = self.view();
+        if upto.index < view.last().map_or(LogIndex(0), |id| id.index) {
+            return Err(LogError::InvalidRequest("a reset to before the end"));
+        }
+        self.purge_to(&view, upto, next_offset).await
+    }
+
+    async fn purge_to(&self, view: &View, upto: LogId, next_offset: Offset) -> Result<(), LogError> {
+        self.check_running()?;
+        let first_kept = view.segments.iter().find(|s| s.next_index() > upto.index.next());
+        let purged = Purged {
+            upto,
+            next_offset,
+            generation: lock(&self.writer).next_generation,
+            segment_first_index: first_kept.map_or(upto.index.next(), |s| s.first_index()),
+        };
+        self.host.put_fact(self.group, fact::PURGED, purged.encode()).await?;
+        let removed: Vec<Arc<Segment>> = {
+            let mut writer = lock(&self.writer);
+            let removed = self.change_view(|view| {
+                view.purged = Some(purged);
+                let gone = view.segments.partition_point(|s| s.next_index() <= upto.index.next());
+                let segments = Arc::make_mut(&mut view.segments);
+                segments.drain(..gone).collect::<Vec<_>>()
+            });
+            writer.active.take_if(|a| removed.iter().any(|s| Arc::ptr_eq(s, &a.segment)));
+            let mut flush = lock(&self.flush);
+            // What is gone needs no durability any more.
+            flush.durable_next = flush.durable_next.max(upto.index.next());
+            removed
+        };
+        self.remove(&removed)
+    }
+
+    /// Seals the active segment, so that retention may take it; the next append begins another. Durable on
+    /// return.
+    ///
+    /// # Errors
+    /// Final for the log.
+    pub async fn seal_active(self: &Arc<Self>) -> Result<(), LogError> {
+        {
+            let mut writer = lock(&self.writer);
+            self.check_running()?;
+            if writer.active.is_none() {
+                return Ok(());
+            }
+            self.seal_writer(&mut writer).map_err(|e| self.stop(&e))?;
+        }
+        Ok(self.flush().await?)
+    }
+
+    fn remove(&self, segments: &[Arc<Segment>]) -> Result<(), LogError> {
+        for segment in segments {
+            segment.remove(self.host.disk().as_ref())?;
+        }
+        Ok(())
+    }
+
+    fn stop_if_io(&self, error: LogError) -> LogError {
+        match error {
+            LogError::Io(error) => self.stop(&error),
+            other => other,
+        }
+    }
+}
