@@ -1,0 +1,13 @@
+//! One module per command.
+
+pub mod bench;
+pub mod cluster;
+pub mod completion;
+pub mod confirm;
+pub mod consume;
+pub mod context;
+pub mod dump;
+pub mod offsets;
+pub mod produce;
+pub mod records;
+pub mod topic;

@@ -1,0 +1,97 @@
+//! `streamctl topic alter`: configs, and more partitions.
+
+use serde_json::json;
+
+use super::parse_config;
+use crate::connect::connect;
+use crate::exit::{Failure, Tally};
+use crate::output::Output;
+use crate::settings::Settings;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Keys keep their order only within a partition: after partitions were added, a key may belong to another one.
+
+Examples:
+  streamctl topic alter flights --config retention.ms=86400000
+  streamctl topic alter flights --unset retention.ms
+  streamctl topic alter flights --partitions 12 --dry-run")]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+pub struct AlterArgs {
+    topic: String,
+    /// New total number of partitions; more than there are.
+    #[arg(short, long, value_name = "N", group = "change", value_parser = clap::value_parser!(i32).range(1..))]
+    partitions: Option<i32>,
+    /// Set a config.
+    #[arg(short, long = "config", value_name = "NAME=VALUE", group = "change", value_parser = parse_config)]
+    configs: Vec<(String, String)>,
+    /// Set a config back to its default.
+    #[arg(long, value_name = "NAME", group = "change")]
+    unset: Vec<String>,
+    /// Check everything, change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn run(args: AlterArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
+    let admin = connect(settings).await?.admin();
+    let topic = args.topic.as_str();
+    // What is in force now, for the difference; also tells an unknown topic before anything is changed.
+    let (_, now) = admin.describe_configs([topic]).await?.pop().ok_or_else(|| {
+        Failure::new(crate::exit::Exit::Failure, format!("the broker said nothing of {topic}"))
+    })?;
+    let now = now?;
+    let value_of = |name: &str| now.iter().find(|c| c.name == name).map(|c| c.value.clone());
+
+    let changes: Vec<(String, Option<String>)> = args
+        .configs
+        .into_iter()
+        .map(|(name, value)| (name, Some(value)))
+        .chain(args.unset.into_iter().map(|name| (name, None)))
+        .collect();
+    let mut tally = Tally::default();
+    let mut done = Vec::new();
+    if !changes.is_empty() {
+        match admin.alter_configs(topic, changes.clone(), args.dry_run).await {
+            Ok(()) => {
+                for (name, value) in changes {
+                    let before = value_of(&name);
+                    let after = value
+                        .or_else(|| now.iter().find(|c| c.name == name).map(|c| c.default_value.clone()));
+                    done.push(json!({ "change": name, "before": before, "after": after }));
+                }
+                tally.done();
+            }
+            Err(e) => tally.failed(e.into()),
+        }
+    }
+    if let Some(total) = args.partitions {
+        let before =
+            admin.describe_topics([topic]).await?.pop().and_then(|(_, t)| t.ok()).map(|t| t.partitions.len());
+        for (_, result) in admin.create_partitions(vec![(topic.to_string(), total)], args.dry_run).await? {
+            match result {
+                Ok(()) => {
+                    done.push(json!({ "change": "partitions", "before": before, "after": total }));
+                    tally.done();
+                }
+                Err(e) => tally.failed(e.into()),
+            }
+        }
+    }
+    if !done.is_empty() {
+        let data = json!({ "name": topic, "status": if args.dry_run { "valid" } else { "altered" }, "changes": done });
+        output.report(&data, |page| {
+            let verb = if args.dry_run { "would be altered" } else { "altered" };
+            page.line(format!("topic {topic} {verb}"));
+            let text =
+                |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+            page.table(
+                &["CHANGE", "BEFORE", "AFTER"],
+                done.iter().map(|change| {
+                    ["change", "before", "after"].iter().map(|field| text(&change[field])).collect()
+                }),
+            );
+        })?;
+    }
+    tally.finish()
+}
