@@ -119,10 +119,10 @@ impl<M: Machine> State<M> {
         let tables = Tables::decode(bytes)?;
         let applied = Applied::from_tables(&tables)?;
         let log = &self.shared.log;
-        // The tables first: were the log given up before them, a crash between would leave neither.
-        log.write_tables(tables.at, bytes.clone()).await?;
-        if !holds(log, tables.at)? {
-            log.reset(tables.at, tables.next_offset).await?;
+        if holds(log, tables.at)? {
+            tables::write(&self.shared, &tables).await?;
+        } else {
+            log.reset(tables.at, tables.next_offset, bytes).await?;
         }
         *self.applied_mut() = applied;
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(tables);

@@ -85,16 +85,7 @@ fn entry(meta: EntryMeta, batch: Bytes) -> io::Result<RaftEntry> {
         io::Error::new(io::ErrorKind::InvalidData, format!("entry {} of the log: {reason}", meta.index))
     };
     let header = BatchHeader::read(&batch).ok_or_else(|| damaged("no batch header".to_owned()))?;
-    let control = if meta.is_data() {
-        None
-    } else {
-        let control =
-            ControlEntry::decode(&batch.slice(HEADER_BYTES..)).map_err(|error| damaged(error.to_string()))?;
-        if let ControlEntry::Membership(bytes) = &control {
-            decode_membership(bytes).map_err(|error| damaged(error.to_string()))?;
-        }
-        Some(control)
-    };
+    let control = if meta.is_data() { None } else { Some(control(&batch).map_err(damaged)?) };
     let index = meta.index.get().checked_sub(1).ok_or_else(|| damaged("index 0 is no entry".to_owned()))?;
     Ok(RaftEntry {
         log_id: RaftLogId::new(CommittedLeader::new(meta.term.get()), index),
@@ -106,6 +97,19 @@ fn entry(meta: EntryMeta, batch: Bytes) -> io::Result<RaftEntry> {
             opens_segment: meta.position == 0,
         }),
     })
+}
+
+/// What a batch without records says.
+fn control(batch: &Bytes) -> Result<ControlEntry, String> {
+    if batch.len() == HEADER_BYTES {
+        // The log's stand-in for an entry that was damaged and whose loss an operator accepted.
+        return Ok(ControlEntry::Void);
+    }
+    let control = ControlEntry::decode(&batch.slice(HEADER_BYTES..)).map_err(|error| error.to_string())?;
+    if let ControlEntry::Membership(bytes) = &control {
+        decode_membership(bytes).map_err(|error| error.to_string())?;
+    }
+    Ok(control)
 }
 
 /// Indexes of openraft's, as the log counts them.

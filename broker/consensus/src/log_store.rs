@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) log: Arc<Log>,
     pub(crate) data_dir: Arc<DataDir>,
     pub(crate) appends: watch::Sender<AppendState>,
+    /// One writer of tables at a time.
+    pub(crate) tables: tokio::sync::Mutex<()>,
     vote: Mutex<Option<RaftVote>>,
     committed: Mutex<Option<RaftLogId>>,
 }
@@ -74,6 +76,7 @@ impl Shared {
             group,
             log,
             appends: watch::Sender::new(AppendState::Open),
+            tables: tokio::sync::Mutex::new(()),
             vote: Mutex::new(vote),
             committed: Mutex::new(committed.and_then(to_raft)),
             data_dir,
@@ -242,7 +245,10 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
         // openraft takes a stored vote of a term as proof that every append before it is durable, and
         // releases their acknowledgements. The vote lies in another file: the log must come first.
-        self.shared.log.flush().await?;
+        let bounds = self.shared.log.bounds();
+        if bounds.last.map(|last| last.index) > bounds.durable_index {
+            self.shared.log.flush().await?;
+        }
         self.shared.data_dir.put(Some(self.shared.group), fact::VOTE, encode_vote(vote)).await?;
         *self.shared.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(*vote);
         Ok(())
@@ -274,15 +280,7 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
     }
 
     async fn purge(&mut self, upto: RaftLogId) -> io::Result<()> {
-        let upto = from_raft(&upto);
-        let bounds = self.shared.log.bounds();
-        let beyond = bounds.last.is_none_or(|last| last.index < upto.index);
-        let purged = if beyond {
-            self.shared.log.reset(upto, bounds.next_offset).await
-        } else {
-            self.shared.log.purge(upto).await
-        };
-        purged.map_err(log_failed)
+        self.shared.log.purge(from_raft(&upto)).await.map_err(log_failed)
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, pin_mut};
 use headwater_core::Machine;
 use headwater_proto::types::LogIndex;
-use headwater_storage::log::LogId;
+use headwater_storage::log::{LogError, LogId};
 use tokio::task::JoinSet;
 
 use crate::applied::Applied;
@@ -42,7 +42,7 @@ pub(crate) async fn state_at<M: Machine>(
     let entries = LogReader::new(Arc::clone(shared)).stream(state.log_id().index.next()..at.index.next());
     pin_mut!(entries);
     while let Some(entry) = entries.next().await {
-        state.apply(&entry.map_err(headwater_storage::log::LogError::from)?)?;
+        state.apply(&entry.map_err(LogError::from)?)?;
     }
     if state.log_id() == at {
         Ok(state)
@@ -54,8 +54,9 @@ pub(crate) async fn state_at<M: Machine>(
 /// Writes tables, once the log is durable as far as they reach.
 pub(crate) async fn write(shared: &Shared, tables: &Tables) -> Result<(), ConsensusError> {
     if shared.log.bounds().durable_index.is_none_or(|durable| durable < tables.at.index) {
-        shared.log.flush().await.map_err(headwater_storage::log::LogError::from)?;
+        shared.log.flush().await.map_err(LogError::from)?;
     }
+    let _one_at_a_time = shared.tables.lock().await;
     Ok(shared.log.write_tables(tables.at, tables.encode()).await?)
 }
 

@@ -3,16 +3,17 @@
 //!
 //! One file per point, `<index, 20 digits>.tables`: magic, version, log id, length, content, CRC-32C. Written under
 //! another name, synced, then renamed, so that a whole file is what its name says; one that is not is passed
-//! over. The newest two are kept: a point beyond the end that recovery found is void, and the one before it serves.
+//! over. Kept are the newest two (a point beyond the end that recovery found is void, and the one before it serves)
+//! and those at segment boundaries and at the purged entry, where a snapshot may be taken.
+//! One writer at a time, as with everything else of a log.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use headwater_proto::types::{LogIndex, Term};
 
 use crate::codec::{Reader, Writer};
-use crate::disk::Disk;
 use crate::log::{Log, LogError, LogId};
 use crate::segment::name::{FileName, tables_file};
 
@@ -22,7 +23,8 @@ const HEADER_BYTES: usize = 36;
 const KEPT: usize = 2;
 
 impl Log {
-    /// Keeps `tables` as the state after entry `at`, and drops all but the newest two. Durable on return.
+    /// Keeps `tables` as the state after entry `at`, and drops those that nothing needs any more. Durable on
+    /// return.
     ///
     /// # Errors
     /// [`LogError::InvalidRequest`] for a point that is not durable in this log; I/O errors, which harm nothing.
@@ -30,6 +32,12 @@ impl Log {
         if self.bounds().durable_index.is_none_or(|durable| at.index > durable) {
             return Err(LogError::InvalidRequest("tables beyond the durable end"));
         }
+        self.store_tables(at, &tables).await?;
+        self.prune()
+    }
+
+    /// Writes tables without asking whether the log reaches so far.
+    pub(crate) async fn store_tables(&self, at: LogId, tables: &Bytes) -> Result<(), LogError> {
         let disk = self.host.disk();
         let temporary = self.directory.join("tables.new");
         // Left over from a crash.
@@ -38,26 +46,22 @@ impl Log {
             _ => {}
         }
         let header = encode_header(at, tables.len() as u64);
-        let crc = checksum(&header, &tables).to_be_bytes();
+        let crc = checksum(&header, tables).to_be_bytes();
         let length = (header.len() + tables.len() + crc.len()) as u64;
         let file = disk.create(&temporary, length)?;
-        file.write_at(0, &[IoSlice::new(&header), IoSlice::new(&tables), IoSlice::new(&crc)])?;
+        file.write_at(0, &[IoSlice::new(&header), IoSlice::new(tables), IoSlice::new(&crc)])?;
         file.sync_data().await?;
         disk.rename(&temporary, &self.directory.join(tables_file(at.index)))?;
-        disk.sync_dir(&self.directory).await?;
-        self.prune(disk)
+        Ok(disk.sync_dir(&self.directory).await?)
     }
 
-    /// The newest intact tables that are not beyond the durable end.
+    /// The newest intact tables at or below `below` that are not beyond the durable end.
     ///
     /// # Errors
     /// Those of listing the directory; a file that can't be read is passed over.
-    pub fn tables(&self) -> Result<Option<(LogId, Bytes)>, LogError> {
-        let durable = self.bounds().durable_index;
-        for index in self.tables_points()?.into_iter().rev() {
-            if durable.is_none_or(|durable| index > durable) {
-                continue;
-            }
+    pub fn tables(&self, below: LogIndex) -> Result<Option<(LogId, Bytes)>, LogError> {
+        let Some(durable) = self.bounds().durable_index else { return Ok(None) };
+        for index in self.tables_points()?.into_iter().rev().filter(|index| *index <= below.min(durable)) {
             match self.read_tables(index) {
                 Some(found) => return Ok(Some(found)),
                 None => {
@@ -91,12 +95,21 @@ impl Log {
         (id.index == index && term == Some(id.term)).then_some((id, content))
     }
 
-    fn prune(&self, disk: &Arc<dyn Disk>) -> Result<(), LogError> {
-        let points = self.tables_points()?;
-        let durable = self.bounds().durable_index;
-        let (live, void): (Vec<_>, Vec<_>) = points.into_iter().partition(|p| Some(*p) <= durable);
-        for index in live[..live.len().saturating_sub(KEPT)].iter().chain(&void) {
-            disk.remove_file(&self.directory.join(tables_file(*index)))?;
+    fn prune(&self) -> Result<(), LogError> {
+        let bounds = self.bounds();
+        let purged = bounds.purged.map(|p| p.index);
+        let boundaries: BTreeSet<LogIndex> = self
+            .segments()
+            .iter()
+            .map(|s| LogIndex(s.first_index.0.saturating_sub(1)))
+            .chain(purged)
+            .collect();
+        let (live, void): (Vec<_>, Vec<_>) =
+            self.tables_points()?.into_iter().partition(|p| Some(*p) <= bounds.durable_index);
+        let old = &live[..live.len().saturating_sub(KEPT)];
+        let needless = old.iter().filter(|p| Some(**p) < purged || !boundaries.contains(p));
+        for index in needless.chain(&void) {
+            self.host.disk().remove_file(&self.directory.join(tables_file(*index)))?;
         }
         Ok(())
     }
@@ -108,7 +121,7 @@ fn encode_header(at: LogId, length: u64) -> Vec<u8> {
     w.finish()
 }
 
-fn decode(bytes: &Bytes) -> Option<(LogId, Bytes)> {
+pub(crate) fn decode(bytes: &Bytes) -> Option<(LogId, Bytes)> {
     let mut r = Reader::new(bytes);
     if r.array()? != MAGIC || r.u16()? != VERSION {
         return None;

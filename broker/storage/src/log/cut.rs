@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use headwater_proto::types::{LogIndex, Offset};
 
 use super::facts::{Cut, Purged};
@@ -85,15 +86,17 @@ impl Log {
         self.purge_to(&view, upto, next_offset).await
     }
 
-    /// Drops every entry and goes on behind `upto` at `next_offset`: a snapshot took the log's place.
+    /// Drops every entry and goes on behind `upto` at `next_offset`: a snapshot took the log's place. Its `tables` are
+    /// durable before an entry goes, so that a crash leaves either the log or them.
     ///
     /// # Errors
     /// As [`Log::purge`].
-    pub async fn reset(&self, upto: LogId, next_offset: Offset) -> Result<(), LogError> {
+    pub async fn reset(&self, upto: LogId, next_offset: Offset, tables: &Bytes) -> Result<(), LogError> {
         let view = self.view();
         if upto.index < view.last().map_or(LogIndex(0), |id| id.index) {
             return Err(LogError::InvalidRequest("a reset to before the end"));
         }
+        self.store_tables(upto, tables).await?;
         self.purge_to(&view, upto, next_offset).await
     }
 
