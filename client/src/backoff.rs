@@ -1,1 +1,63 @@
+//! Pauses between attempts, with jitter from the client's seeded entropy.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::Backoff;
+
+/// The client's one source of randomness: a seed gives the same choices in the same order.
+pub struct Entropy(Mutex<StdRng>);
+
+impl Entropy {
+    pub fn new(seed: u64) -> Self {
+        Self(Mutex::new(StdRng::seed_from_u64(seed)))
+    }
+
+    /// A number below `bound`, which must be positive.
+    pub fn below(&self, bound: u64) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).random_range(0..bound.max(1))
+    }
+}
+
+/// Counts the failures in a row of one thing.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Attempts {
+    failures: u32,
+}
+
+impl Attempts {
+    pub const fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+
+    /// How long to wait after one more failure: doubled each time, less a random part of up to half.
+    pub fn failed(&mut self, backoff: &Backoff, entropy: &Entropy) -> Duration {
+        let factor = 1_u32.checked_shl(self.failures.min(20)).unwrap_or(u32::MAX);
+        self.failures = self.failures.saturating_add(1);
+        let full = backoff.initial.saturating_mul(factor).min(backoff.max);
+        let half_us = u64::try_from(full.as_micros() / 2).unwrap_or(u64::MAX);
+        full.saturating_sub(Duration::from_micros(entropy.below(half_us.saturating_add(1))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_bound_and_keep_at_least_half() {
+        let backoff = Backoff { initial: Duration::from_millis(10), max: Duration::from_millis(100) };
+        let entropy = Entropy::new(1);
+        let mut attempts = Attempts::default();
+        for full_ms in [10, 20, 40, 80, 100, 100] {
+            let pause = attempts.failed(&backoff, &entropy);
+            assert!(pause <= Duration::from_millis(full_ms), "{pause:?} of {full_ms} ms");
+            assert!(pause >= Duration::from_millis(full_ms / 2), "{pause:?} of {full_ms} ms");
+        }
+        attempts.succeeded();
+        assert!(attempts.failed(&backoff, &entropy) <= Duration::from_millis(10));
+    }
+}

@@ -26,8 +26,8 @@ mod metadata;
 mod producer;
 
 pub use admin::{
-    Admin, Cluster, ListedOffset, NewTopic, OffsetSpec, PartitionOffset, PerPartition, PerTopic, Topic,
-    TopicCreated, TopicPartitionInfo,
+    Admin, Cluster, ListedOffset, NewTopic, OffsetSpec, PerPartition, PerTopic, Topic, TopicCreated,
+    TopicPartitionInfo,
 };
 pub use client::Client;
 pub use config::{Backoff, BoxedConnection, ClientConfig, Clock, Connect, Connector};

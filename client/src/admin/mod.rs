@@ -1,102 +1,363 @@
-//! Admin requests.
+//! Admin requests: one method each, typed, with one result for each topic or partition asked for.
+//!
+//! What only reads is asked again until the request time-out. What changes something is not, once a
+//! broker may have seen it: [`ClientError::OutcomeUnknown`] says so, and the caller looks first.
 
+mod leaders;
 mod types;
 
+use std::collections::BTreeMap;
+
+use headwater_proto::types::TopicId;
+use headwater_proto::v1;
+
+pub(crate) use leaders::list_offsets;
 pub use types::{
-    Cluster, ListedOffset, NewTopic, OffsetSpec, PartitionOffset, PerPartition, PerTopic, Topic,
-    TopicCreated, TopicPartitionInfo,
+    Cluster, ListedOffset, NewTopic, OffsetSpec, PerPartition, PerTopic, Topic, TopicCreated,
+    TopicPartitionInfo,
 };
 
-use crate::{ClientError, ConfigDescription, PartitionDescription, TopicPartition};
+use self::leaders::{by_leader, missing};
+use crate::client::{Request, Whom};
+use crate::metadata::find_topic;
+use crate::{Client, ClientError, ConfigDescription, PartitionDescription, TopicPartition};
 
 /// Asks about the cluster and changes it. Cheap to clone.
 ///
 /// The outer error says that nothing could be asked (or, for a change, that its outcome is unknown);
 /// the inner ones are the broker's answers, one for each topic or partition.
 #[derive(Clone)]
-pub struct Admin {}
+pub struct Admin {
+    client: Client,
+}
 
 impl Admin {
+    pub(crate) const fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// The cluster as the asked broker sees it.
+    ///
+    /// # Errors
+    /// No broker answered.
     pub async fn cluster(&self) -> Result<Cluster, ClientError> {
-        unimplemented!()
+        let v1::MetadataResponse { cluster_id, controller_id, brokers, .. } =
+            self.client.refresh(Vec::new()).await?;
+        Ok(Cluster { cluster_id, controller_id, brokers })
     }
 
     /// All topics, by name.
+    ///
+    /// # Errors
+    /// No broker answered.
     pub async fn list_topics(&self) -> Result<Vec<Topic>, ClientError> {
-        unimplemented!()
+        let response = self.client.refresh(Vec::new()).await?;
+        let mut topics: Vec<Topic> =
+            response.topics.into_iter().filter(|topic| topic.error.is_none()).map(Topic::from).collect();
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(topics)
     }
 
+    /// The named topics with their partitions.
+    ///
+    /// # Errors
+    /// No broker answered.
     pub async fn describe_topics<S: Into<String>>(
         &self,
-        _topics: impl IntoIterator<Item = S>,
+        topics: impl IntoIterator<Item = S>,
     ) -> Result<PerTopic<Topic>, ClientError> {
-        unimplemented!()
+        let names: Vec<String> = topics.into_iter().map(Into::into).collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let response = self.client.refresh(names.clone()).await?;
+        let describe = |name: String| {
+            let topic = find_topic(&response, "describe", &name).map(|topic| Topic::from(topic.clone()));
+            (name, topic)
+        };
+        Ok(names.into_iter().map(describe).collect())
     }
 
     /// Creates topics, or only checks whether they could be.
+    ///
+    /// # Errors
+    /// No broker answered; [`ClientError::OutcomeUnknown`] where one may have done it.
     pub async fn create_topics(
         &self,
-        _topics: Vec<NewTopic>,
-        _validate_only: bool,
+        topics: Vec<NewTopic>,
+        validate_only: bool,
     ) -> Result<PerTopic<TopicCreated>, ClientError> {
-        unimplemented!()
+        let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
+        let topics: Vec<_> = topics.into_iter().map(NewTopic::into_wire).collect();
+        let request = self.change("create", "topics", validate_only);
+        let response = self
+            .client
+            .ask_admin(request, Whom::Any, |mut admin| {
+                let topics = topics.clone();
+                async move {
+                    admin
+                        .create_topics(v1::CreateTopicsRequest { topics, validate_only, timeout_ms: 0 })
+                        .await
+                }
+            })
+            .await?;
+        Ok(per_topic("create", names, response.topics, |result| TopicCreated {
+            topic_id: topic_id(&result.topic_id),
+            partitions: result.partitions,
+            replicas: result.replicas,
+        }))
     }
 
+    /// Deletes topics with all their records.
+    ///
+    /// # Errors
+    /// As [`Admin::create_topics`].
     pub async fn delete_topics<S: Into<String>>(
         &self,
-        _topics: impl IntoIterator<Item = S>,
+        topics: impl IntoIterator<Item = S>,
     ) -> Result<PerTopic<()>, ClientError> {
-        unimplemented!()
+        let topics: Vec<String> = topics.into_iter().map(Into::into).collect();
+        let request = self.change("delete", "topics", false);
+        let response = self
+            .client
+            .ask_admin(request, Whom::Any, |mut admin| {
+                let topics = topics.clone();
+                async move { admin.delete_topics(v1::DeleteTopicsRequest { topics }).await }
+            })
+            .await?;
+        Ok(per_topic("delete", topics, response.topics, |_| ()))
     }
 
     /// Raises the number of partitions of each topic to a new total.
+    ///
+    /// # Errors
+    /// As [`Admin::create_topics`].
     pub async fn create_partitions(
         &self,
-        _totals: Vec<(String, i32)>,
-        _validate_only: bool,
+        totals: Vec<(String, i32)>,
+        validate_only: bool,
     ) -> Result<PerTopic<()>, ClientError> {
-        unimplemented!()
+        let names: Vec<String> = totals.iter().map(|(topic, _)| topic.clone()).collect();
+        let topics: Vec<_> =
+            totals.into_iter().map(|(topic, partitions)| v1::NewPartitions { topic, partitions }).collect();
+        let request = self.change("add partitions to", "topics", validate_only);
+        let response = self
+            .client
+            .ask_admin(request, Whom::Any, |mut admin| {
+                let request = v1::CreatePartitionsRequest { topics: topics.clone(), validate_only };
+                async move { admin.create_partitions(request).await }
+            })
+            .await?;
+        if !validate_only {
+            self.client.refresh(names.clone()).await?;
+        }
+        Ok(per_topic("add partitions to", names, response.topics, |_| ()))
     }
 
     /// Every config of each topic, with value, default and documentation.
+    ///
+    /// # Errors
+    /// No broker answered.
     pub async fn describe_configs<S: Into<String>>(
         &self,
-        _topics: impl IntoIterator<Item = S>,
+        topics: impl IntoIterator<Item = S>,
     ) -> Result<PerTopic<Vec<ConfigDescription>>, ClientError> {
-        unimplemented!()
+        const OPERATION: &str = "describe the configs of";
+        let topics: Vec<String> = topics.into_iter().map(Into::into).collect();
+        let response = self
+            .client
+            .ask_admin(self.client.request(OPERATION, "topics"), Whom::Any, |mut admin| {
+                let topics = topics.clone();
+                async move { admin.describe_configs(v1::DescribeConfigsRequest { topics }).await }
+            })
+            .await?;
+        let mut answers: BTreeMap<String, v1::TopicConfigs> =
+            response.topics.into_iter().map(|topic| (topic.topic.clone(), topic)).collect();
+        let describe = |name: String| {
+            let result = answer(OPERATION, &name, answers.remove(&name), |topic| topic.error.as_ref());
+            (name, result.map(|topic| topic.configs))
+        };
+        Ok(topics.into_iter().map(describe).collect())
     }
 
     /// Sets configs of one topic; `None` resets one to its default.
+    ///
+    /// # Errors
+    /// As [`Admin::create_topics`], and what the broker refuses.
     pub async fn alter_configs(
         &self,
-        _topic: &str,
-        _configs: Vec<(String, Option<String>)>,
-        _validate_only: bool,
+        topic: &str,
+        configs: Vec<(String, Option<String>)>,
+        validate_only: bool,
     ) -> Result<(), ClientError> {
-        unimplemented!()
+        const OPERATION: &str = "alter the configs of";
+        let configs = configs.into_iter().map(|(name, value)| v1::ConfigEntry { name, value }).collect();
+        let topics = vec![v1::AlterTopicConfigs { topic: topic.to_owned(), configs }];
+        let request = self.change(OPERATION, topic, validate_only);
+        let response = self
+            .client
+            .ask_admin(request, Whom::Any, |mut admin| {
+                let request = v1::AlterConfigsRequest { topics: topics.clone(), validate_only };
+                async move { admin.alter_configs(request).await }
+            })
+            .await?;
+        let result = response.topics.into_iter().find(|result| result.name == topic);
+        answer(OPERATION, topic, result, |result| result.error.as_ref()).map(|_| ())
     }
 
     /// Moves log starts: what lies below an offset is gone. `None` deletes all there is. Gives the
-    /// new log starts.
+    /// new log starts. Sent again until the request time-out: doing it twice does no more.
+    ///
+    /// # Errors
+    /// A leader did not answer.
     pub async fn delete_records(
         &self,
-        _below: Vec<(TopicPartition, Option<i64>)>,
+        below: Vec<(TopicPartition, Option<i64>)>,
     ) -> Result<PerPartition<i64>, ClientError> {
-        unimplemented!()
+        const OPERATION: &str = "delete records of";
+        let (groups, nowhere) = by_leader(&self.client, below).await?;
+        let mut results: PerPartition<i64> = nowhere
+            .into_iter()
+            .map(|(partition, error)| {
+                let Err(error) = error;
+                (partition, Err(error))
+            })
+            .collect();
+        for (broker, group) in groups {
+            let partitions: Vec<_> = group
+                .iter()
+                .map(|(partition, offset)| v1::DeleteRecordsPartition {
+                    topic: partition.topic.to_string(),
+                    partition: partition.partition,
+                    offset: offset.unwrap_or(-1),
+                })
+                .collect();
+            let request = self.client.request(OPERATION, "partitions");
+            let response = self
+                .client
+                .ask_admin(request, Whom::Broker(broker), |mut admin| {
+                    let request = v1::DeleteRecordsRequest { partitions: partitions.clone() };
+                    async move { admin.delete_records(request).await }
+                })
+                .await?;
+            for (partition, _) in group {
+                let found = response
+                    .partitions
+                    .iter()
+                    .find(|r| r.topic == *partition.topic && r.partition == partition.partition);
+                let result = match found.map(|result| (result, &result.error)) {
+                    None => Err(missing(OPERATION, &partition)),
+                    Some((_, Some(error))) => {
+                        Err(ClientError::refused(OPERATION, format!("partition {partition}"), error))
+                    }
+                    Some((result, None)) => Ok(result.log_start_offset),
+                };
+                results.insert(partition, result);
+            }
+        }
+        Ok(results)
     }
 
+    /// Offsets of partitions, from their leaders.
+    ///
+    /// # Errors
+    /// A leader did not answer.
     pub async fn list_offsets(
         &self,
-        _asked: Vec<(TopicPartition, OffsetSpec)>,
+        asked: Vec<(TopicPartition, OffsetSpec)>,
     ) -> Result<PerPartition<ListedOffset>, ClientError> {
-        unimplemented!()
+        list_offsets(&self.client, asked).await
     }
 
-    /// Sizes, offsets and segments of each partition of the topics, at its leader.
+    /// Sizes, offsets and segments of each partition of the topics (all, when none is named), as the
+    /// brokers that lead them hold them; by topic and partition.
+    ///
+    /// # Errors
+    /// A broker did not answer.
     pub async fn describe_partitions<S: Into<String>>(
         &self,
-        _topics: impl IntoIterator<Item = S>,
+        topics: impl IntoIterator<Item = S>,
     ) -> Result<Vec<PartitionDescription>, ClientError> {
-        unimplemented!()
+        let topics: Vec<String> = topics.into_iter().map(Into::into).collect();
+        let brokers = self.client.refresh(Vec::new()).await?.brokers;
+        let mut found: BTreeMap<(String, i32), PartitionDescription> = BTreeMap::new();
+        for broker in brokers {
+            let request = self.client.request("describe the partitions of", "topics");
+            let response = self
+                .client
+                .ask_admin(request, Whom::Broker(broker.id), |mut admin| {
+                    let request = v1::DescribePartitionsRequest { topics: topics.clone() };
+                    async move { admin.describe_partitions(request).await }
+                })
+                .await?;
+            for partition in response.partitions {
+                let key = (partition.topic.clone(), partition.partition);
+                if partition.leader_id == broker.id || !found.contains_key(&key) {
+                    found.insert(key, partition);
+                }
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    fn change<'a>(&self, operation: &'static str, target: &'a str, validate_only: bool) -> Request<'a> {
+        Request { changes: !validate_only, ..self.client.request(operation, target) }
+    }
+}
+
+/// The results in the order in which they were asked for.
+fn per_topic<T>(
+    operation: &'static str,
+    names: Vec<String>,
+    results: Vec<v1::TopicResult>,
+    read: impl Fn(v1::TopicResult) -> T,
+) -> PerTopic<T> {
+    let mut results: BTreeMap<String, v1::TopicResult> =
+        results.into_iter().map(|result| (result.name.clone(), result)).collect();
+    let find = |name: String| {
+        let result = answer(operation, &name, results.remove(&name), |result| result.error.as_ref());
+        (name, result.map(&read))
+    };
+    names.into_iter().map(find).collect()
+}
+
+/// One topic's part of an answer, or why there is none.
+fn answer<T>(
+    operation: &'static str,
+    name: &str,
+    found: Option<T>,
+    error: impl Fn(&T) -> Option<&v1::Error>,
+) -> Result<T, ClientError> {
+    let target = format!("topic {name}");
+    let Some(found) = found else {
+        let reason = "the topic is missing in the answer".to_owned();
+        return Err(ClientError::Protocol { operation, target, reason });
+    };
+    match error(&found) {
+        Some(error) => Err(ClientError::refused(operation, target, error)),
+        None => Ok(found),
+    }
+}
+
+/// 32 hexadecimal digits; empty for what is no topic id.
+fn topic_id(bytes: &[u8]) -> String {
+    <[u8; 16]>::try_from(bytes).map_or_else(|_| String::new(), |id| TopicId(id).to_string())
+}
+
+impl From<v1::TopicMetadata> for Topic {
+    fn from(topic: v1::TopicMetadata) -> Self {
+        let mut partitions: Vec<_> = topic
+            .partitions
+            .into_iter()
+            .map(|p| TopicPartitionInfo {
+                partition: p.partition,
+                leader_id: (p.leader_id >= 0).then_some(p.leader_id),
+                leader_epoch: p.leader_epoch,
+                replicas: p.replicas,
+                in_sync: p.in_sync,
+            })
+            .collect();
+        partitions.sort_by_key(|partition| partition.partition);
+        Self { name: topic.name, topic_id: topic_id(&topic.topic_id), internal: topic.internal, partitions }
     }
 }

@@ -126,10 +126,3 @@ pub struct ListedOffset {
     pub timestamp_ms: i64,
     pub leader_epoch: i32,
 }
-
-/// An offset in a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PartitionOffset {
-    pub partition: TopicPartition,
-    pub offset: i64,
-}

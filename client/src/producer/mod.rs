@@ -1,79 +1,160 @@
-//! The producer.
+//! The producer: `send` copies a record into its partition's open batch and returns a promise; one
+//! task per producer sends batches and keeps the promises.
 
+mod accumulator;
 mod config;
 mod delivery;
+mod driver;
+mod lane;
+mod link;
+mod links;
 mod partitioner;
+mod stats;
+mod timers;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
 
 pub use config::{Acks, ProducerConfig, ProducerRecord};
 pub use delivery::{Delivered, Delivery};
 pub use partitioner::partition_for_key;
+pub use stats::ProducerStats;
 
+use self::accumulator::{Accumulator, Queue, RecordRef, Topic};
+use self::driver::{Driver, Event, init_producer_id};
 use crate::{Client, ClientError, SendError};
 
-/// Counters since the producer was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ProducerStats {
-    /// Records accepted by `send`.
-    pub records_accepted: u64,
-    pub records_delivered: u64,
-    /// Records that are certainly not stored.
-    pub records_failed: u64,
-    /// Records that may or may not be stored.
-    pub records_unknown: u64,
-    /// Bytes of delivered batches, as sent.
-    pub bytes_delivered: u64,
-    pub batches_delivered: u64,
-    /// Batches that had to be sent again.
-    pub batches_retried: u64,
-    /// Bytes of the buffer in use now.
-    pub buffered_bytes: usize,
+/// Sends records. Cheap to clone: all clones share one buffer. When the last is dropped, what was
+/// accepted is still sent, for as long as the runtime lives; [`Producer::close`] waits for it.
+#[derive(Clone)]
+pub struct Producer {
+    inner: Arc<Inner>,
 }
 
-/// Sends records. Cheap to clone: all clones share one buffer and one set of connections.
-#[derive(Clone)]
-pub struct Producer {}
+struct Inner {
+    client: Client,
+    shared: Arc<Accumulator>,
+    events: mpsc::UnboundedSender<Event>,
+}
 
 impl Producer {
-    pub(crate) async fn start(_client: Client, _config: ProducerConfig) -> Result<Self, ClientError> {
-        unimplemented!()
+    pub(crate) async fn start(client: Client, config: ProducerConfig) -> Result<Self, ClientError> {
+        config.check()?;
+        let identity = if config.idempotent { Some(init_producer_id(&client).await?) } else { None };
+        let shared = Arc::new(Accumulator::new(config));
+        let (events, receiver) = mpsc::unbounded_channel();
+        let driver = Driver::new(client.clone(), Arc::clone(&shared), identity, events.clone());
+        // Boxed: the task is large, and lives as long as the producer.
+        tokio::spawn(Box::pin(driver.run(receiver)));
+        Ok(Self { inner: Arc::new(Inner { client, shared, events }) })
     }
 
-    /// Accepts a record; waits for room in the buffer.
-    pub async fn send(&self, _record: ProducerRecord) -> Result<Delivery, SendError> {
-        unimplemented!()
+    /// Accepts a record; waits for room in the buffer. Dropped before it is ready, the record is not
+    /// sent.
+    ///
+    /// # Errors
+    /// The record was not accepted, and won't be sent.
+    pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, SendError> {
+        let headers: Vec<_> =
+            record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+        self.send_parts(&record.topic, record.partition, key, value, &headers, record.timestamp_ms).await
     }
 
     /// As [`Producer::send`], from borrowed parts: the value is copied once, into its batch.
+    ///
+    /// # Errors
+    /// As [`Producer::send`].
     pub async fn send_parts(
         &self,
-        _topic: &str,
-        _partition: Option<i32>,
-        _key: Option<&[u8]>,
-        _value: Option<&[u8]>,
-        _headers: &[(&str, Option<&[u8]>)],
-        _timestamp_ms: Option<i64>,
+        topic: &str,
+        partition: Option<i32>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+        timestamp_ms: Option<i64>,
     ) -> Result<Delivery, SendError> {
-        unimplemented!()
+        let shared = &self.inner.shared;
+        let queues = match shared.topic(topic) {
+            Some(queues) => queues,
+            None => Box::pin(self.look_up(topic)).await?,
+        };
+        let queue = self.choose(topic, &queues, partition, key)?;
+        let timestamp_ms = timestamp_ms.unwrap_or_else(|| self.inner.client.now_ms());
+        shared.append(queue, RecordRef { timestamp_ms, key, value, headers }).await
+    }
+
+    fn choose<'a>(
+        &self,
+        topic: &str,
+        queues: &'a Topic,
+        partition: Option<i32>,
+        key: Option<&[u8]>,
+    ) -> Result<&'a Arc<Queue>, SendError> {
+        let partitions = queues.partition_count();
+        let (queue, partition) = match (partition, key) {
+            (Some(partition), _) => (queues.queue(partition), partition),
+            (None, Some(key)) => {
+                let partition = partition_for_key(key, partitions);
+                (queues.queue(partition), partition)
+            }
+            (None, None) => (queues.sticky_queue(self.inner.client.entropy()), 0),
+        };
+        queue.ok_or_else(|| SendError::NoSuchPartition { topic: topic.to_owned(), partition, partitions })
+    }
+
+    async fn look_up(&self, topic: &str) -> Result<Arc<Topic>, SendError> {
+        let partitions = self.inner.client.partition_count(topic).await?;
+        Ok(self.inner.shared.ensure_topic(topic, partitions))
     }
 
     /// Sends what is buffered without waiting for linger, and returns when every record accepted
     /// before the call is resolved.
     pub async fn flush(&self) {
-        unimplemented!()
+        let (done, resolved) = oneshot::channel();
+        self.tell_and_wait(Event::Flush { done }, resolved).await;
     }
 
-    /// Refuses further records, flushes, and ends the producer's tasks.
+    /// Refuses further records, flushes, and ends the producer's task.
     pub async fn close(&self) {
-        unimplemented!()
+        self.inner.shared.close();
+        let (done, resolved) = oneshot::channel();
+        self.tell_and_wait(Event::Close { done }, resolved).await;
+    }
+
+    async fn tell_and_wait(&self, event: Event, resolved: oneshot::Receiver<()>) {
+        // An error means that the driver is gone, and it resolves everything before it goes.
+        if self.inner.events.send(event).is_ok() {
+            let _ = resolved.await;
+        }
     }
 
     #[must_use]
     pub fn stats(&self) -> ProducerStats {
-        unimplemented!()
+        let shared = &self.inner.shared;
+        shared.counters.snapshot(shared.buffered_bytes())
     }
 
-    /// The number of partitions of a topic, from the metadata cache.
-    pub async fn partitions(&self, _topic: &str) -> Result<i32, ClientError> {
-        unimplemented!()
+    /// The number of partitions of a topic, from the metadata cache or asked for.
+    ///
+    /// # Errors
+    /// The topic doesn't exist, or no broker could be asked.
+    pub async fn partitions(&self, topic: &str) -> Result<i32, ClientError> {
+        self.inner.client.partition_count(topic).await
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.close();
+        let (done, _) = oneshot::channel();
+        let _ = self.events.send(Event::Close { done });
+    }
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer").field("config", &self.inner.shared.config).finish_non_exhaustive()
     }
 }

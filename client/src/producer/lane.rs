@@ -1,0 +1,411 @@
+//! The sending side of one partition: sequences, what is in flight, what must be sent again.
+//!
+//! No I/O and no clock: the driver says what happened and when. Invariants, for an idempotent
+//! producer:
+//! - A batch keeps its bytes, and so its sequence, for as long as the broker may have stored it: sent
+//!   again after a lost answer, it is stored once. It gets another sequence only when it is certain
+//!   that it is not stored and never will be under the old one.
+//! - After a batch was refused or lost, nothing new is sent before all in flight are answered; then
+//!   all go again in order, from the first unacknowledged on.
+//! - At most five are in flight: a broker knows the last five from duplicates.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use headwater_proto::ErrorCode;
+use headwater_proto::record::{BatchHeader, CRC_START, HEADER_BYTES};
+use headwater_proto::types::Sequence;
+use tokio::time::Instant;
+
+use super::accumulator::{Accumulator, Next, OpenBatch, Queue};
+use super::delivery::{BatchState, Outcome};
+use crate::DeliveryError;
+
+/// A producer id with its epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    pub id: i64,
+    pub epoch: i16,
+}
+
+/// A sealed batch.
+#[derive(Debug)]
+struct Batch {
+    bytes: Bytes,
+    state: Arc<BatchState>,
+    records: i32,
+    charged_bytes: usize,
+    opened: Instant,
+    order: u64,
+    sequence: Sequence,
+    /// An attempt was sent whose outcome is not known.
+    in_doubt: bool,
+}
+
+/// Batches from this order on need other sequences, since the one before them will never be stored.
+#[derive(Debug, Clone, Copy)]
+struct Renumber {
+    from_order: u64,
+    /// The sequence to go on with; `None` where only a new producer id is safe.
+    sequence: Option<Sequence>,
+}
+
+/// What a lane wants to do.
+#[derive(Debug)]
+pub enum Step {
+    Send {
+        order: u64,
+        bytes: Bytes,
+    },
+    /// A new producer id, by [`Lane::set_identity`].
+    NeedsIdentity,
+    /// Nothing until then, or until something happens.
+    Wait(Option<Instant>),
+}
+
+/// A broker's "no" to one batch.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    pub code: ErrorCode,
+    pub message: String,
+    pub retriable: bool,
+}
+
+/// What a refusal asks of the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaction {
+    /// The batch is resolved, or goes again at once.
+    GoOn,
+    /// It goes again after a pause.
+    Pause,
+    /// It goes again after a pause, perhaps elsewhere.
+    FindLeader,
+}
+
+#[derive(Debug)]
+pub struct Lane {
+    pub queue: Arc<Queue>,
+    /// `None`: not idempotent.
+    identity: Option<Identity>,
+    next_sequence: Sequence,
+    /// To be sent again, in order.
+    retry: VecDeque<Batch>,
+    /// Sent and not answered, in order.
+    in_flight: VecDeque<Batch>,
+    /// Something failed: nothing is sent until all in flight are answered.
+    draining: bool,
+    renumber: Option<Renumber>,
+    not_before: Option<Instant>,
+    /// Why the last batch was not taken.
+    last_failure: String,
+}
+
+impl Lane {
+    pub fn new(queue: Arc<Queue>, identity: Option<Identity>) -> Self {
+        Self {
+            queue,
+            identity,
+            next_sequence: Sequence(0),
+            retry: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            draining: false,
+            renumber: None,
+            not_before: None,
+            last_failure: "its turn did not come".to_owned(),
+        }
+    }
+
+    /// The next batch to send, if one may be sent now. `at_once` ignores linger.
+    pub fn next(&mut self, shared: &Accumulator, now: Instant, at_once: bool) -> Step {
+        if let Some(at) = self.not_before {
+            if now < at {
+                return Step::Wait(Some(at));
+            }
+            self.not_before = None;
+        }
+        if self.in_flight.is_empty() {
+            self.draining = false;
+        }
+        if self.draining || self.in_flight.len() >= shared.config.max_in_flight_per_partition {
+            return Step::Wait(None);
+        }
+        if let Some(renumber) = self.renumber {
+            let earlier = self.retry.front().is_some_and(|batch| batch.order < renumber.from_order);
+            if !earlier && !self.in_flight.is_empty() {
+                return Step::Wait(None);
+            }
+            if !earlier && !self.renumber_retries(renumber) {
+                return Step::NeedsIdentity;
+            }
+        }
+        if let Some(batch) = self.retry.pop_front() {
+            shared.counters.retried();
+            return self.launch(batch);
+        }
+        loop {
+            match self.queue.take(&shared.config, now, at_once) {
+                Next::Batch(open) => {
+                    if let Some(batch) = self.seal(shared, open) {
+                        return self.launch(batch);
+                    }
+                }
+                Next::Lingers(until) => return Step::Wait(Some(until)),
+                Next::Empty => return Step::Wait(None),
+            }
+        }
+    }
+
+    fn launch(&mut self, batch: Batch) -> Step {
+        let step = Step::Send { order: batch.order, bytes: batch.bytes.clone() };
+        self.in_flight.push_back(batch);
+        step
+    }
+
+    /// Gives the batch its sequence and its final form.
+    fn seal(&mut self, shared: &Accumulator, open: OpenBatch) -> Option<Batch> {
+        let OpenBatch { mut builder, state, charged_bytes, opened, order } = open;
+        let records = builder.record_count();
+        let sequence = self.next_sequence;
+        if let Some(identity) = self.identity {
+            builder.set_producer(identity.id, identity.epoch, sequence.get());
+        }
+        let (bytes, error) = match builder.build() {
+            Ok(bytes) => (bytes, None),
+            Err(error) => (Bytes::new(), Some(error)),
+        };
+        let batch = Batch { bytes, state, records, charged_bytes, opened, order, sequence, in_doubt: false };
+        if let Some(error) = error {
+            let partition = self.queue.partition.clone();
+            resolve(shared, batch, Err(DeliveryError::Encoding { partition, error }));
+            return None;
+        }
+        self.next_sequence = sequence.advance(records);
+        Some(batch)
+    }
+
+    /// The broker stored the batch, now or before.
+    pub fn delivered(&mut self, shared: &Accumulator, order: u64, base_offset: i64) {
+        if let Some(batch) = self.take_in_flight(order) {
+            resolve(shared, batch, Ok(base_offset));
+        }
+    }
+
+    /// The broker refused the batch.
+    pub fn refused(&mut self, shared: &Accumulator, order: u64, refusal: Refusal) -> Reaction {
+        let Some(mut batch) = self.take_in_flight(order) else { return Reaction::GoOn };
+        self.last_failure = format!("{} ({})", refusal.message, refusal.code.name());
+        let idempotent = self.identity.is_some();
+        let lost_place = matches!(
+            refusal.code,
+            ErrorCode::OutOfOrderSequenceNumber
+                | ErrorCode::UnknownProducerId
+                | ErrorCode::InvalidProducerEpoch
+        );
+        if idempotent && lost_place {
+            return self.lost_place(batch, refusal.code);
+        }
+        // Neither says that nothing was stored.
+        let unsure = matches!(
+            refusal.code,
+            ErrorCode::RequestTimedOut | ErrorCode::KafkaStorageError | ErrorCode::UnknownServerError
+        );
+        batch.in_doubt |= unsure;
+        if refusal.retriable || refusal.code.is_retriable() || (unsure && idempotent) {
+            self.put_back(batch);
+            return match refusal.code {
+                ErrorCode::NotLeaderOrFollower
+                | ErrorCode::LeaderNotAvailable
+                | ErrorCode::FencedLeaderEpoch
+                | ErrorCode::UnknownLeaderEpoch
+                | ErrorCode::UnknownTopicOrPartition => Reaction::FindLeader,
+                _ => Reaction::Pause,
+            };
+        }
+        let partition = self.queue.partition.clone();
+        if batch.in_doubt {
+            let reason = self.last_failure.clone();
+            resolve(shared, batch, Err(DeliveryError::Unknown { partition, reason }));
+        } else {
+            let Refusal { code, message, .. } = refusal;
+            self.skip_sequence_of(&batch);
+            resolve(shared, batch, Err(DeliveryError::Refused { partition, code, message }));
+        }
+        Reaction::GoOn
+    }
+
+    /// The batch is not what the broker expects next of this producer.
+    fn lost_place(&mut self, batch: Batch, code: ErrorCode) -> Reaction {
+        let earlier = |other: &Batch| other.order < batch.order;
+        let is_first = !self.in_flight.iter().any(earlier) && !self.retry.iter().any(earlier);
+        // Not the first: it was refused because one before it was, and follows that one again. First
+        // and in doubt: one before it may yet arrive at the broker, and this one's old attempt after
+        // it; another sequence could store it twice.
+        let forgotten = code == ErrorCode::UnknownProducerId;
+        if is_first && (forgotten || !batch.in_doubt) {
+            self.renumber = Some(Renumber { from_order: batch.order, sequence: None });
+        }
+        self.put_back(batch);
+        if is_first { Reaction::Pause } else { Reaction::GoOn }
+    }
+
+    /// The connection is gone. `in_doubt`: the batches may have been sent.
+    pub fn lost(&mut self, orders: &[u64], in_doubt: bool, reason: &str) {
+        reason.clone_into(&mut self.last_failure);
+        for order in orders {
+            if let Some(mut batch) = self.take_in_flight(*order) {
+                batch.in_doubt |= in_doubt;
+                self.put_back(batch);
+            }
+        }
+    }
+
+    /// Nothing is sent before `at`.
+    pub fn pause_until(&mut self, at: Instant) {
+        self.not_before = Some(self.not_before.map_or(at, |before| before.max(at)));
+    }
+
+    /// Goes on under a new producer id, with sequences from 0 on.
+    pub fn set_identity(&mut self, identity: Identity) {
+        self.identity = Some(identity);
+        if let Some(renumber) = &mut self.renumber {
+            renumber.sequence = Some(Sequence(0));
+        }
+    }
+
+    /// Gives up what has waited too long.
+    pub fn expire(&mut self, shared: &Accumulator, now: Instant) {
+        let after = shared.config.delivery_timeout;
+        let overdue = |batch: &&Batch| now.saturating_duration_since(batch.opened) >= after;
+        while self.in_flight.front().as_ref().is_some_and(overdue) {
+            let Some(batch) = self.in_flight.pop_front() else { break };
+            let reason = format!("no answer within {} ms; before: {}", after.as_millis(), self.last_failure);
+            let partition = self.queue.partition.clone();
+            resolve(shared, batch, Err(DeliveryError::Unknown { partition, reason }));
+        }
+        while self.retry.front().as_ref().is_some_and(overdue) {
+            let Some(batch) = self.retry.pop_front() else { break };
+            let (partition, reason) = (self.queue.partition.clone(), self.last_failure.clone());
+            if batch.in_doubt {
+                resolve(shared, batch, Err(DeliveryError::Unknown { partition, reason }));
+            } else {
+                self.skip_sequence_of(&batch);
+                resolve(shared, batch, Err(DeliveryError::Expired { partition, after, reason }));
+            }
+        }
+        let Some(before) = now.checked_sub(after) else { return };
+        for open in self.queue.expire(before) {
+            let partition = self.queue.partition.clone();
+            let reason = self.last_failure.clone();
+            discard(shared, open, DeliveryError::Expired { partition, after, reason });
+        }
+    }
+
+    /// Ends everything: the producer goes away.
+    pub fn abandon(&mut self, shared: &Accumulator) {
+        let partition = self.queue.partition.clone();
+        let in_flight = self.in_flight.drain(..).map(|batch| Batch { in_doubt: true, ..batch });
+        for batch in in_flight.chain(self.retry.drain(..)) {
+            let error = if batch.in_doubt {
+                let reason = "the producer was dropped before an answer came".to_owned();
+                DeliveryError::Unknown { partition: partition.clone(), reason }
+            } else {
+                DeliveryError::Closed { partition: partition.clone() }
+            };
+            resolve(shared, batch, Err(error));
+        }
+        self.queue.close_open();
+        while let Next::Batch(open) = self.queue.take(&shared.config, Instant::now(), true) {
+            discard(shared, open, DeliveryError::Closed { partition: partition.clone() });
+        }
+    }
+
+    /// Order of the oldest batch that is not resolved.
+    pub fn oldest_order(&self) -> Option<u64> {
+        let queued = self.queue.oldest().map(|(order, _)| order);
+        let sent = [self.in_flight.front(), self.retry.front()].into_iter().flatten();
+        sent.map(|batch| batch.order).chain(queued).min()
+    }
+
+    /// When the oldest batch must be given up.
+    pub fn expires(&self, shared: &Accumulator) -> Option<Instant> {
+        let queued = self.queue.oldest().map(|(_, opened)| opened);
+        let sent = [self.in_flight.front(), self.retry.front()].into_iter().flatten();
+        let oldest = sent.map(|batch| batch.opened).chain(queued).min()?;
+        Some(oldest + shared.config.delivery_timeout)
+    }
+
+    fn take_in_flight(&mut self, order: u64) -> Option<Batch> {
+        let at = self.in_flight.iter().position(|batch| batch.order == order)?;
+        self.in_flight.remove(at)
+    }
+
+    fn put_back(&mut self, batch: Batch) {
+        let at = self.retry.partition_point(|other| other.order < batch.order);
+        self.retry.insert(at, batch);
+        self.draining = true;
+    }
+
+    /// A batch will certainly never be stored: those after it close the gap.
+    fn skip_sequence_of(&mut self, batch: &Batch) {
+        let earlier = self.renumber.is_some_and(|renumber| renumber.from_order <= batch.order);
+        if self.identity.is_some() && !earlier {
+            self.renumber = Some(Renumber { from_order: batch.order, sequence: Some(batch.sequence) });
+            self.draining = true;
+        }
+    }
+
+    /// Gives all batches from `renumber` on new sequences; false when that takes a new producer id.
+    fn renumber_retries(&mut self, renumber: Renumber) -> bool {
+        let Some(identity) = self.identity else { return true };
+        let Some(first) = renumber.sequence else { return false };
+        // Under the same producer id, an old attempt could still fill the gap that is closed here.
+        let in_doubt = |batch: &Batch| batch.in_doubt && is_stamped(&batch.bytes, identity);
+        if self.retry.iter().any(in_doubt) {
+            self.renumber = Some(Renumber { sequence: None, ..renumber });
+            return false;
+        }
+        let mut sequence = first;
+        for batch in &mut self.retry {
+            batch.bytes = restamp(&batch.bytes, identity, sequence);
+            batch.sequence = sequence;
+            batch.in_doubt = false;
+            sequence = sequence.advance(batch.records);
+        }
+        self.next_sequence = sequence;
+        self.renumber = None;
+        true
+    }
+}
+
+fn resolve(shared: &Accumulator, batch: Batch, outcome: Outcome) {
+    match &outcome {
+        Ok(_) => shared.counters.delivered(batch.records as u64, batch.bytes.len() as u64),
+        Err(error) => shared.counters.undelivered(batch.records as u64, error),
+    }
+    shared.release(batch.charged_bytes);
+    batch.state.resolve(outcome);
+}
+
+fn discard(shared: &Accumulator, open: OpenBatch, error: DeliveryError) {
+    shared.counters.undelivered(open.builder.record_count() as u64, &error);
+    shared.release(open.charged_bytes);
+    open.state.resolve(Err(error));
+}
+
+fn is_stamped(batch: &Bytes, identity: Identity) -> bool {
+    BatchHeader::read(batch).is_some_and(|header| header.producer_id == identity.id)
+}
+
+/// The same batch with another producer id and sequence.
+fn restamp(batch: &Bytes, identity: Identity, sequence: Sequence) -> Bytes {
+    let Some(mut header) = BatchHeader::read(batch) else { return batch.clone() };
+    header.producer_id = identity.id;
+    header.producer_epoch = identity.epoch;
+    header.base_sequence = sequence.get();
+    let mut bytes = BytesMut::from(&batch[..]);
+    bytes[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
+    let crc = crc32c::crc32c(&bytes[CRC_START..]);
+    bytes[CRC_START - 4..CRC_START].copy_from_slice(&crc.to_be_bytes());
+    bytes.freeze()
+}
