@@ -7,5 +7,7 @@ mod memory;
 mod windows;
 
 pub use connections::ConnectionLimits;
+#[cfg(test)]
+pub use memory::MESSAGE_OVERHEAD_BYTES;
 pub use memory::{ConnectionMemory, MemoryBudget, MemoryPermit, MessageMemory, Pending};
 pub use windows::WindowBudget;

@@ -186,3 +186,122 @@ where
         self.pending.is_empty() && self.inner.is_end_stream()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::VecDeque;
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::limits::{MESSAGE_OVERHEAD_BYTES, MemoryBudget};
+
+    /// A body of the given chunks, which then ends or says nothing more.
+    struct Chunks {
+        chunks: VecDeque<Bytes>,
+        stalls: bool,
+    }
+
+    impl Body for Chunks {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            match self.chunks.pop_front() {
+                Some(chunk) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
+                None if self.stalls => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    fn message(len: usize) -> Vec<u8> {
+        let header = [&[0], u32::try_from(len).unwrap().to_be_bytes().as_slice()].concat();
+        [header, (0..len).map(|i| i as u8).collect()].concat()
+    }
+
+    fn metered(
+        sent: &[u8],
+        chunk_bytes: usize,
+        stalls: bool,
+        budget: &MemoryBudget,
+    ) -> (MeteredBody<Chunks>, Arc<MessageMemory>) {
+        let messages = Arc::new(MessageMemory::default());
+        let chunks = sent.chunks(chunk_bytes).map(Bytes::copy_from_slice).collect();
+        let body = MeteredBody::new(
+            Chunks { chunks, stalls },
+            budget.connection(),
+            messages.clone(),
+            1_000,
+            Duration::from_secs(30),
+        );
+        (body, messages)
+    }
+
+    fn status(error: tonic::codegen::StdError) -> tonic::Code {
+        error.downcast_ref::<Status>().unwrap().code()
+    }
+
+    #[tokio::test]
+    async fn every_message_is_charged_once_however_the_stream_is_cut() {
+        let lengths = [0, 1, 300, 0, 7, 1_000];
+        let sent = lengths.map(message).concat();
+        for chunk_bytes in (1..40).chain([100, 333, sent.len()]) {
+            let budget = MemoryBudget::new(1 << 20, 1 << 20);
+            let (body, messages) = metered(&sent, chunk_bytes, false, &budget);
+            assert_eq!(body.collect().await.unwrap().to_bytes(), sent, "chunks of {chunk_bytes}");
+            for length in lengths {
+                let before = budget.used_bytes();
+                drop(messages.take().unwrap());
+                assert_eq!(before - budget.used_bytes(), length + MESSAGE_OVERHEAD_BYTES);
+            }
+            assert!(messages.take().is_none());
+            assert_eq!(budget.used_bytes(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_beyond_the_budget_waits_without_showing_its_header() {
+        let sent = [message(600), message(600)].concat();
+        for chunk_bytes in [1, 7, 400, sent.len()] {
+            let budget = MemoryBudget::new(1_000, 1_000);
+            let (mut body, messages) = metered(&sent, chunk_bytes, false, &budget);
+            let mut passed = Vec::new();
+            let waiting = async {
+                while let Some(frame) = body.frame().await {
+                    passed.extend_from_slice(&frame.unwrap().into_data().unwrap());
+                }
+            };
+            let blocked = tokio::time::timeout(Duration::from_millis(1), waiting).await.is_err();
+            assert!(blocked, "chunks of {chunk_bytes}");
+            let first = message(600).len();
+            assert!((first..first + HEADER_BYTES).contains(&passed.len()), "{}", passed.len());
+            drop(messages.take().unwrap());
+            passed.extend(body.collect().await.unwrap().to_bytes());
+            assert_eq!(passed, sent);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_too_long_is_refused_by_its_header() {
+        let budget = MemoryBudget::new(1 << 20, 1 << 20);
+        let (body, _messages) = metered(&message(1_001)[..HEADER_BYTES], 3, true, &budget);
+        assert_eq!(status(body.collect().await.unwrap_err()), tonic::Code::ResourceExhausted);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_does_not_end_is_given_up_and_silence_between_messages_is_not() {
+        let budget = MemoryBudget::new(1 << 20, 1 << 20);
+        let sent = message(100);
+        let (body, _messages) = metered(&sent[..50], 50, true, &budget);
+        assert_eq!(status(body.collect().await.unwrap_err()), tonic::Code::DeadlineExceeded);
+        let (mut body, _messages) = metered(&sent, 50, true, &budget);
+        let all = async { while body.frame().await.is_some() {} };
+        assert!(tokio::time::timeout(Duration::from_secs(3_600), all).await.is_err());
+    }
+}

@@ -18,7 +18,7 @@ use crate::env::BoxedStream;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\
-    content-length: 77\r\n\r\nThis is Headwater's gRPC listener; it speaks HTTP/2 with prior knowledge only\n";
+    content-length: 78\r\n\r\nThis is Headwater's gRPC listener; it speaks HTTP/2 with prior knowledge only\n";
 
 /// Reads the preface and hands back the stream as if nothing had been read; `Ok(None)` when the peer
 /// closed without a word, as port probes do.
