@@ -2,13 +2,18 @@
 //! caller's disk, clock, entropy and network. `ARCHITECTURE.md` is the map.
 
 pub mod config;
+mod controller;
 pub mod env;
+mod error;
 mod grpc;
 mod http;
 mod limits;
 mod listener;
 mod metrics;
 mod node;
+mod partition;
+mod proposer;
+mod retention;
 mod server;
 pub mod telemetry;
 

@@ -76,8 +76,7 @@ where
 {
     /// `base_offset` tells where a reply says that its entry begins.
     pub fn new(group: Arc<Group<M>>, base_offset: fn(&M::Reply) -> Offset) -> Arc<Self> {
-        let lead =
-            Lead { gate: None, waiters: BTreeMap::new(), flights: VecDeque::new(), settling: false };
+        let lead = Lead { gate: None, waiters: BTreeMap::new(), flights: VecDeque::new(), settling: false };
         Arc::new(Self { group, order: tokio::sync::Mutex::new(()), lead: Mutex::new(lead), base_offset })
     }
 
@@ -129,11 +128,11 @@ where
         }
     }
 
-    /// Proposes a control entry that no decision depends on.
+    /// Proposes what no decision depends on: a control entry, or a metadata command.
     ///
     /// # Errors
     /// As [`Proposer::propose`].
-    pub async fn propose_control(self: &Arc<Self>, batch: Bytes) -> Result<Receipt<M::Reply>, RequestError> {
+    pub async fn propose_plain(self: &Arc<Self>, batch: Bytes) -> Result<Receipt<M::Reply>, RequestError> {
         let decide = |gate: &mut Gate, _: &M| {
             (gate.control().map_or(Decision::Refuse(Refusal::Draining), Decision::Append), batch)
         };

@@ -6,6 +6,7 @@
 mod offsets;
 mod produce;
 mod read;
+mod scrape;
 mod upkeep;
 
 use std::fmt;
@@ -19,12 +20,15 @@ use headwater_proto::types::{GroupId, Offset};
 use headwater_storage::data_dir::DataDir;
 use headwater_storage::log::{LogOptions, SegmentInfo};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::RequestError;
 use crate::proposer::Proposer;
 
-pub use produce::{BatchLimits, Submission};
+pub use offsets::Found;
+pub use produce::{Acknowledged, BatchLimits, Submission};
 pub use read::Slice;
+pub use scrape::scrape;
 pub use upkeep::UpkeepSettings;
 
 /// One open partition.
@@ -34,6 +38,7 @@ pub struct Partition {
     progress: watch::Receiver<Progress>,
     config: Mutex<TopicConfig>,
     upkeep: tokio::sync::Mutex<upkeep::Upkeep>,
+    closed: CancellationToken,
 }
 
 impl fmt::Debug for Partition {
@@ -51,6 +56,12 @@ pub struct Description {
     pub first_index: u64,
     pub last_index: u64,
     pub damage: String,
+}
+
+impl Description {
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.size_bytes).sum()
+    }
 }
 
 impl Partition {
@@ -75,6 +86,7 @@ impl Partition {
             proposer: Proposer::new(group, |applied| applied.base_offset),
             config: Mutex::new(config),
             upkeep: tokio::sync::Mutex::default(),
+            closed: CancellationToken::new(),
         }))
     }
 
@@ -98,6 +110,11 @@ impl Partition {
     /// How far it got; changes when records are committed or the log start moves.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
+    }
+
+    /// Cancelled when the partition is closed or deleted: who waits for records waits in vain.
+    pub const fn closed(&self) -> &CancellationToken {
+        &self.closed
     }
 
     pub fn now(&self) -> Progress {
@@ -143,7 +160,7 @@ impl Partition {
 
     async fn move_log_start(&self, target: Offset) -> Result<(), RequestError> {
         let batch = empty_control_batch(&ControlEntry::LogStart(target).encode());
-        self.proposer.propose_control(batch).await?.outcome().await.map(|_| ())
+        self.proposer.propose_plain(batch).await?.outcome().await.map(|_| ())
     }
 
     pub fn describe(&self) -> Description {
@@ -175,6 +192,7 @@ impl Partition {
 
     /// Stops the replica; what is under way has an unknown outcome.
     pub async fn close(&self) {
+        self.closed.cancel();
         self.group().shutdown().await;
     }
 

@@ -46,7 +46,8 @@ impl Partition {
         let log_start = self.now().log_start;
         let segments = self.group().log().segments();
         let visible = segments.iter().filter(|segment| segment.next_offset > log_start);
-        let Some(greatest) = visible.map(|segment| segment.max_timestamp).max().filter(|t| t.get() >= 0) else {
+        let Some(greatest) = visible.map(|segment| segment.max_timestamp).max().filter(|t| t.get() >= 0)
+        else {
             return Ok(NOTHING);
         };
         let found = self.first_record(greatest, limits, |record| record.timestamp >= greatest.get())?;

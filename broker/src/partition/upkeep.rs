@@ -232,7 +232,9 @@ mod tests {
     #[test]
     fn the_active_segment_is_closed_by_age_or_when_all_of_it_is_expired() {
         let due = |timestamp, config: &TopicConfig, now| {
-            segments(&[timestamp]).last().is_some_and(|active| active_is_due(active, config, TimestampMs(now)))
+            segments(&[timestamp])
+                .last()
+                .is_some_and(|active| active_is_due(active, config, TimestampMs(now)))
         };
         let keep = config(None, None);
         assert!(!due(100, &keep, 1_100));

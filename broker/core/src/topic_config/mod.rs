@@ -52,12 +52,20 @@ pub fn find(name: &str) -> Option<&'static ConfigSpec> {
     TOPIC_CONFIGS.iter().find(|spec| spec.name == name)
 }
 
+/// The row of a config that must exist.
+///
+/// # Errors
+/// [`ConfigError::Unknown`].
+pub fn known(name: &str) -> Result<&'static ConfigSpec, ConfigError> {
+    find(name).ok_or_else(|| ConfigError::Unknown { name: name.to_owned() })
+}
+
 /// Checks one override.
 ///
 /// # Errors
 /// Unknown name, a value out of range, or one that is refused.
 pub fn check(name: &str, value: &str) -> Result<(), ConfigError> {
-    find(name).ok_or_else(|| ConfigError::Unknown { name: name.to_owned() })?.check(value)
+    known(name)?.check(value)
 }
 
 /// The value in force and whether it is the default.

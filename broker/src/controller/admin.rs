@@ -1,0 +1,182 @@
+//! Administration of topics, as both protocols offer it.
+
+use headwater_core::metadata::{Command, MetadataError, Topic};
+use headwater_core::topic_config::Overrides;
+use headwater_proto::types::{BrokerId, TopicId};
+
+use super::{Controller, within};
+use crate::error::RequestError;
+
+/// A topic to be created; zeros stand for the broker's defaults.
+#[derive(Debug, Clone)]
+pub struct NewTopic {
+    pub name: String,
+    pub partitions: i32,
+    pub replicas: i32,
+    pub configs: Vec<ConfigChange>,
+}
+
+/// A config and its value; `None`: back to the default.
+pub type ConfigChange = (String, Option<String>);
+
+/// A topic after a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicOutcome {
+    pub id: TopicId,
+    pub partitions: usize,
+    pub replicas: usize,
+}
+
+impl TopicOutcome {
+    fn of(topic: &Topic) -> Self {
+        Self { id: topic.id, partitions: topic.partitions.len(), replicas: topic.replica_count() }
+    }
+}
+
+impl Controller {
+    /// Creates a topic, and returns once its partitions can be used.
+    pub async fn create_topic(
+        &self,
+        topic: NewTopic,
+        validate_only: bool,
+        timeout_ms: u64,
+    ) -> Result<TopicOutcome, RequestError> {
+        let partitions = match topic.partitions {
+            0 => self.limits.default_partitions,
+            partitions => partitions,
+        };
+        let partitions = usize::try_from(partitions)
+            .map_err(|_| RequestError::from(MetadataError::PartitionCount { partitions: 0 }))?;
+        let replicas = usize::try_from(topic.replicas.max(1)).unwrap_or(1);
+        let id = self.new_topic_id();
+        self.check_room(1, partitions)?;
+        let command = Command::CreateTopic {
+            id,
+            name: topic.name.clone(),
+            assignments: self.assign(0, partitions, replicas)?,
+            overrides: overrides(topic.configs)?,
+        };
+        let outcome = TopicOutcome { id, partitions, replicas };
+        if validate_only {
+            self.check(&command)?;
+            return Ok(outcome);
+        }
+        within(timeout_ms, async {
+            self.submit(command).await?;
+            self.registry.wait_for(&topic.name, Some((id, partitions))).await;
+            Ok(outcome)
+        })
+        .await
+    }
+
+    /// Deletes a topic with all its records.
+    pub async fn delete_topic(&self, name: &str, timeout_ms: u64) -> Result<TopicOutcome, RequestError> {
+        let topic = self.topic(name)?;
+        within(timeout_ms, async {
+            self.submit(Command::DeleteTopic { id: topic.id }).await?;
+            self.registry.wait_for(name, None).await;
+            Ok(TopicOutcome::of(&topic))
+        })
+        .await
+    }
+
+    /// Adds partitions, up to `total`.
+    pub async fn create_partitions(
+        &self,
+        name: &str,
+        total: i32,
+        validate_only: bool,
+        timeout_ms: u64,
+    ) -> Result<TopicOutcome, RequestError> {
+        let topic = self.topic(name)?;
+        let before = topic.partitions.len();
+        let total = usize::try_from(total).unwrap_or(0);
+        if total <= before {
+            return Err(MetadataError::PartitionsChanged { expected: total, found: before }.into());
+        }
+        self.check_room(0, total - before)?;
+        let replicas = topic.replica_count();
+        let assignments = self.assign(before, total - before, replicas)?;
+        let command = Command::CreatePartitions { id: topic.id, before, assignments };
+        let outcome = TopicOutcome { id: topic.id, partitions: total, replicas };
+        if validate_only {
+            self.check(&command)?;
+            return Ok(outcome);
+        }
+        within(timeout_ms, async {
+            self.submit(command).await?;
+            self.registry.wait_for(name, Some((topic.id, total))).await;
+            Ok(outcome)
+        })
+        .await
+    }
+
+    /// Sets configs, or puts them back to their defaults; all or none of a topic.
+    pub async fn alter_configs(
+        &self,
+        name: &str,
+        changes: Vec<ConfigChange>,
+        validate_only: bool,
+        timeout_ms: u64,
+    ) -> Result<TopicOutcome, RequestError> {
+        let topic = self.topic(name)?;
+        for (config, _) in &changes {
+            headwater_core::topic_config::known(config).map_err(MetadataError::from)?;
+        }
+        let command = Command::AlterConfigs { id: topic.id, changes };
+        if validate_only {
+            self.check(&command)?;
+        } else {
+            within(timeout_ms, self.submit(command)).await?;
+        }
+        Ok(TopicOutcome::of(&topic))
+    }
+
+    /// Brokers for partitions from `first` on: each next one begins with the next broker.
+    fn assign(
+        &self,
+        first: usize,
+        partitions: usize,
+        replicas: usize,
+    ) -> Result<Vec<Vec<BrokerId>>, RequestError> {
+        let brokers: Vec<_> = self.with_state(|state| state.brokers().map(|broker| broker.id).collect());
+        if replicas > brokers.len() {
+            return Err(MetadataError::ReplicationFactor { replicas, brokers: brokers.len() }.into());
+        }
+        let of_partition = |partition: usize| {
+            (0..replicas).map(|replica| brokers[(partition + replica) % brokers.len()]).collect()
+        };
+        // A number beyond every limit is refused later; it must not take memory before that.
+        let partitions = partitions.min(headwater_core::metadata::PARTITIONS_PER_TOPIC_MAX + 1);
+        Ok((first..first.saturating_add(partitions)).map(of_partition).collect())
+    }
+
+    /// Whether the broker's own limits allow that many more.
+    fn check_room(&self, topics: usize, partitions: usize) -> Result<(), RequestError> {
+        let (topics_now, partitions_now) = self.with_state(|state| {
+            state.topics().fold((0, 0), |(topics, sum), topic| (topics + 1, sum + topic.partitions.len()))
+        });
+        for (what, found, more, limit) in [
+            ("topics", topics_now, topics, self.limits.topics_max),
+            ("partitions", partitions_now, partitions, self.limits.partitions_max),
+        ] {
+            if more > limit.saturating_sub(found) {
+                return Err(RequestError::LimitReached { what, found, limit });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The configs of a new topic; one without a value asks for the default, and is not stored.
+fn overrides(configs: Vec<ConfigChange>) -> Result<Overrides, RequestError> {
+    let mut overrides = Overrides::new();
+    for (name, value) in configs {
+        headwater_core::topic_config::known(&name).map_err(MetadataError::from)?;
+        let Some(value) = value else { continue };
+        if overrides.insert(name.clone(), value).is_some() {
+            return Err(RequestError::Invalid(format!("config {name} is given twice")));
+        }
+    }
+    Ok(overrides)
+}

@@ -1,0 +1,149 @@
+//! The metadata group: how the cluster's brokers, topics and producer ids change.
+//!
+//! Invariants: one command at a time, checked against the applied state and proposed only if that lets it
+//! pass; what is random or timed is drawn here, before the log.
+
+mod admin;
+mod bootstrap;
+mod registry;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_consensus::Group;
+use headwater_core::MetadataState;
+use headwater_core::metadata::{Broker, Command, Effect, Topic, command_batch};
+use headwater_proto::types::{BrokerId, ClusterId, Offset, ProducerEpoch, ProducerId, TopicId};
+use tokio::sync::Mutex;
+
+use crate::config::TopicsConfig;
+use crate::env::Env;
+use crate::error::RequestError;
+use crate::proposer::Proposer;
+
+pub use admin::{ConfigChange, NewTopic, TopicOutcome};
+pub use bootstrap::{Identity, IdentityError, establish_identity, start_metadata_group};
+pub use registry::Registry;
+
+/// Ids that a broker fetches at once (KIP-730); those left over at a stop are never used.
+const PRODUCER_ID_BLOCK: u32 = 1_000;
+
+/// Ids given to this broker and not yet to a producer.
+#[derive(Debug, Default)]
+struct Block {
+    next: i64,
+    end: i64,
+}
+
+/// This broker's view of the metadata group, and its way to change it.
+pub struct Controller {
+    cluster_id: ClusterId,
+    broker_id: BrokerId,
+    proposer: Arc<Proposer<MetadataState>>,
+    registry: Arc<Registry>,
+    env: Env,
+    limits: TopicsConfig,
+    /// Held from check to apply.
+    one_at_a_time: Mutex<()>,
+    producer_ids: Mutex<Block>,
+}
+
+impl Controller {
+    pub fn new(
+        identity: &Identity,
+        group: Arc<Group<MetadataState>>,
+        registry: Arc<Registry>,
+        env: Env,
+        limits: TopicsConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            cluster_id: identity.cluster_id,
+            broker_id: identity.broker_id,
+            // Nobody asks where a metadata command lies.
+            proposer: Proposer::new(group, |_| Offset(0)),
+            registry,
+            env,
+            limits,
+            one_at_a_time: Mutex::new(()),
+            producer_ids: Mutex::default(),
+        })
+    }
+
+    pub const fn cluster_id(&self) -> ClusterId {
+        self.cluster_id
+    }
+
+    pub const fn broker_id(&self) -> BrokerId {
+        self.broker_id
+    }
+
+    pub fn group(&self) -> &Arc<Group<MetadataState>> {
+        self.proposer.group()
+    }
+
+    /// Looks at the applied state. Keep it short.
+    pub fn with_state<T>(&self, look: impl FnOnce(&MetadataState) -> T) -> T {
+        self.group().with_state(look)
+    }
+
+    /// A topic by its name.
+    pub fn topic(&self, name: &str) -> Result<Topic, RequestError> {
+        self.with_state(|state| state.topic(name).cloned())
+            .ok_or_else(|| RequestError::UnknownTopic { topic: name.to_owned() })
+    }
+
+    /// Registers this broker where the cluster knows it otherwise or not at all.
+    pub async fn register(&self, broker: Broker) -> Result<(), RequestError> {
+        let known = self.with_state(|state| state.broker(broker.id) == Some(&broker));
+        if known { Ok(()) } else { self.submit(Command::RegisterBroker(broker)).await.map(|_| ()) }
+    }
+
+    /// A producer id that nobody ever had, with its first epoch.
+    pub async fn new_producer(&self) -> Result<(ProducerId, ProducerEpoch), RequestError> {
+        let mut block = self.producer_ids.lock().await;
+        if block.next == block.end {
+            match self.submit(Command::AllocateProducerIds { count: PRODUCER_ID_BLOCK }).await? {
+                Effect::ProducerIds { first, count } => {
+                    *block = Block { next: first.get(), end: first.get() + i64::from(count) };
+                }
+                other => {
+                    return Err(RequestError::Internal(format!("asked for producer ids, got {other:?}")));
+                }
+            }
+        }
+        let id = ProducerId(block.next);
+        block.next += 1;
+        Ok((id, ProducerEpoch(0)))
+    }
+
+    /// Checks a command as it would be by [`Controller::submit`], and changes nothing.
+    fn check(&self, command: &Command) -> Result<(), RequestError> {
+        self.with_state(|state| state.check(command)).map_err(RequestError::from)
+    }
+
+    async fn submit(&self, command: Command) -> Result<Effect, RequestError> {
+        let _one_at_a_time = self.one_at_a_time.lock().await;
+        self.check(&command)?;
+        let batch = command_batch(&command, self.env.clock.now())?;
+        match self.proposer.propose_plain(batch).await?.outcome().await? {
+            Ok(reply) => Ok(reply?),
+            Err(_) => Err(RequestError::Internal("a metadata command is never a duplicate".to_owned())),
+        }
+    }
+
+    fn new_topic_id(&self) -> TopicId {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.env.entropy.next_u64().to_be_bytes());
+        id[8..].copy_from_slice(&self.env.entropy.next_u64().to_be_bytes());
+        TopicId(id)
+    }
+}
+
+/// Bounds a change of the cluster in time; what is late may still happen.
+async fn within<T>(
+    timeout_ms: u64,
+    change: impl Future<Output = Result<T, RequestError>>,
+) -> Result<T, RequestError> {
+    let timed_out = |_| Err(RequestError::NotFinished { timeout_ms });
+    tokio::time::timeout(Duration::from_millis(timeout_ms), change).await.unwrap_or_else(timed_out)
+}
