@@ -5,6 +5,12 @@
 //! began after it has returned; a new, renamed or removed name is durable only once its directory was
 //! synced. Bytes handed out by `read` never change: callers read only ranges that nobody writes again.
 
+pub(crate) mod pool;
+mod real;
+pub mod sim;
+#[cfg(test)]
+mod tests;
+
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
@@ -13,6 +19,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+pub use self::real::RealDisk;
+pub use self::sim::SimDisk;
 
 /// Held as long as a data directory is in use; dropping it gives the directory free.
 pub trait LockGuard: Send + Sync + Debug {}
@@ -60,6 +69,10 @@ pub trait Disk: Send + Sync + Debug + 'static {
 pub trait DiskFile: Send + Sync + Debug + 'static {
     /// Length in bytes, what was allocated ahead of the writer included.
     fn len(&self) -> u64;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 
     /// Writes all parts one after the other at `offset`; an error leaves any part of them written.
     fn write_at(&self, offset: u64, parts: &[io::IoSlice<'_>]) -> io::Result<()>;
