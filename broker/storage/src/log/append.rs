@@ -65,13 +65,14 @@ impl Log {
             return Err(LogError::InvalidRequest("an append of nothing"));
         };
         let view = self.view();
+        let index = LogIndex(view.next_index().0 + entries.len() as u64 - 1);
         let options = self.options();
         let runs = plan(&writer, &view, entries, self, options)?;
         let reserved = self.reserve(&mut writer, &runs, entries, options)?;
         for (run, begun) in runs.iter().zip(reserved) {
             self.write_run(&mut writer, run, begun, entries).map_err(|e| self.stop(&e))?;
         }
-        Ok(LogId { term: last.term, index: LogIndex(view.next_index().0 + entries.len() as u64 - 1) })
+        Ok(LogId { term: last.term, index })
     }
 
     /// Creates the files that the runs begin and takes all their space; undoes it where that fails.

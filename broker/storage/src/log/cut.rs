@@ -103,11 +103,13 @@ impl Log {
     async fn purge_to(&self, view: &View, upto: LogId, next_offset: Offset) -> Result<(), LogError> {
         self.check_running()?;
         let first_kept = view.segments.iter().find(|s| s.next_index() > upto.index.next());
+        let generation = lock(&self.writer).next_generation;
         let purged = Purged {
             upto,
             next_offset,
-            generation: lock(&self.writer).next_generation,
+            generation,
             segment_first_index: first_kept.map_or(upto.index.next(), |s| s.first_index()),
+            segment_generation: first_kept.map_or(generation, |s| s.header.generation),
         };
         self.host.put_fact(self.group, fact::PURGED, purged.encode()).await?;
         let removed: Vec<Arc<Segment>> = {

@@ -46,6 +46,8 @@ pub(crate) struct Purged {
     pub generation: u32,
     /// First index of the first segment that was kept, for the case that its index file is lost.
     pub segment_first_index: LogIndex,
+    /// Its generation: every lower one was deleted.
+    pub segment_generation: u32,
 }
 
 impl DurablePoint {
@@ -91,7 +93,7 @@ impl Purged {
     pub fn encode(&self) -> Bytes {
         let mut w = Writer::default();
         w.u16(VERSION).u64(self.upto.term.0).u64(self.upto.index.0).i64(self.next_offset.0);
-        w.u32(self.generation).u64(self.segment_first_index.0);
+        w.u32(self.generation).u64(self.segment_first_index.0).u32(self.segment_generation);
         w.finish().into()
     }
 
@@ -102,6 +104,7 @@ impl Purged {
             next_offset: Offset(r.i64()?),
             generation: r.u32()?,
             segment_first_index: LogIndex(r.u64()?),
+            segment_generation: r.u32()?,
         })
     }
 }
@@ -175,8 +178,13 @@ mod tests {
         assert_eq!(DurablePoint::decode(&point.encode()), Some(point));
         let cut = Cut { number: 1, next_index: LogIndex(7), generation: 4, durable_next_index: LogIndex(6) };
         assert_eq!(Cut::decode(&cut.encode()), Some(cut));
-        let purged =
-            Purged { upto: id, next_offset: Offset(8), generation: 2, segment_first_index: LogIndex(7) };
+        let purged = Purged {
+            upto: id,
+            next_offset: Offset(8),
+            generation: 2,
+            segment_first_index: LogIndex(7),
+            segment_generation: 1,
+        };
         assert_eq!(Purged::decode(&purged.encode()), Some(purged));
         let tail = TailCut { last: Some(id) };
         assert_eq!(decode_tail_cut(&encode_tail_cut(tail)), Some(tail));

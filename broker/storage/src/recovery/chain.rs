@@ -103,25 +103,17 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
-    /// Removes segments that a cut or a purge voided wholly.
+    /// Removes segments that a cut or a purge voided wholly, and whose removal a crash undid or prevented.
     fn drop_stale(&self, candidates: &mut Vec<Candidate>) -> Result<(), LogError> {
         let cut = |c: &Candidate| {
             self.facts.cut.is_some_and(|cut| {
                 c.name.generation < cut.generation && c.first_index().is_some_and(|i| i >= cut.next_index)
             })
         };
-        let stale: Vec<Candidate> = candidates.extract_if(.., |c| cut(c)).collect();
+        let purged = |c: &Candidate| self.facts.purged.is_some_and(|p| c.name.generation < p.segment_generation);
+        let stale: Vec<Candidate> = candidates.extract_if(.., |c| cut(c) || purged(c)).collect();
         for candidate in &stale {
             self.remove(candidate)?;
-        }
-        let Some(purged) = self.facts.purged else {
-            return Ok(());
-        };
-        while let [first, second, ..] = candidates.as_slice()
-            && second.first_index().is_some_and(|i| i <= purged.upto.index.next())
-        {
-            self.remove(first)?;
-            candidates.remove(0);
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use headwater_proto::types::{GroupId, LogIndex};
 
 use self::chain::Chain;
 use self::files::Owner;
-use crate::disk::DiskFile;
+use crate::disk::{Disk, DiskFile};
 use crate::host::{LogHost, fact};
 use crate::log::facts::{Cut, DurablePoint, Purged, decode_damage, decode_tail_cut};
 use crate::log::{Damage, FlushState, LogError, LogOptions, Recovered, TailCut, View, Writer};
@@ -72,7 +72,7 @@ pub(crate) async fn recover(
     options: LogOptions,
 ) -> Result<Recovered, LogError> {
     let disk = host.disk().as_ref();
-    disk.create_dir_all(directory)?;
+    begin_directory(disk, directory).await?;
     let facts = Facts::load(host.as_ref(), group)?;
     for orphan in files::orphans(disk, directory)? {
         disk.remove_file(&directory.join(orphan.index_file()))?;
@@ -101,6 +101,19 @@ pub(crate) async fn recover(
     let writer = Writer { next_generation: chain.next_generation, active };
     let damage = merge(facts.damage, chain.damage);
     Ok(Recovered { view, writer, flush: FlushState::new(durable_next, cuts), damage, tail_cut })
+}
+
+/// Makes the directory and its name durable, if it is not there yet.
+async fn begin_directory(disk: &dyn Disk, directory: &Path) -> Result<(), LogError> {
+    match disk.list(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        other => return Ok(drop(other?)),
+    }
+    disk.create_dir_all(directory)?;
+    match directory.parent() {
+        Some(parent) => Ok(disk.sync_dir(parent).await?),
+        None => Ok(()),
+    }
 }
 
 /// Journals that everything from `end` on is void, and that nobody has vouched for the end.
