@@ -18,7 +18,9 @@ use thiserror::Error;
 pub enum RequestError {
     #[error("there is no topic '{topic}'; create it first, or check the name")]
     UnknownTopic { topic: String },
-    #[error("topic '{topic}' has {partitions} partitions, numbered from 0: there is no partition {partition}")]
+    #[error(
+        "topic '{topic}' has {partitions} partitions, numbered from 0: there is no partition {partition}"
+    )]
     UnknownPartition { topic: String, partition: i32, partitions: usize },
     #[error("this broker does not lead the partition at the moment; look up the leader and retry")]
     NotLeader,
@@ -50,13 +52,17 @@ pub enum RequestError {
     Unknown(String),
     #[error("the leader could not take the write in its turn; retry")]
     Retry,
-    #[error("the disk of the broker is full: free some space; writes go on by themselves, reads are served meanwhile")]
+    #[error(
+        "the disk of the broker is full: free some space; writes go on by themselves, reads are served meanwhile"
+    )]
     DiskFull,
     #[error("the partition cannot be used on this broker: {0}")]
     Storage(String),
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-    #[error("this broker holds {found} {what} already, the limit is {limit}; raise topics.{what}_max or delete some")]
+    #[error(
+        "this broker holds {found} {what} already, the limit is {limit}; raise topics.{what}_max or delete some"
+    )]
     LimitReached { what: &'static str, found: usize, limit: usize },
     #[error("the request is invalid: {0}")]
     Invalid(String),
@@ -96,11 +102,7 @@ impl RequestError {
     #[must_use]
     pub fn to_proto(&self) -> v1::Error {
         let code = self.code();
-        v1::Error {
-            code: code.number().into(),
-            message: self.to_string(),
-            retriable: code.is_retriable(),
-        }
+        v1::Error { code: code.number().into(), message: self.to_string(), retriable: code.is_retriable() }
     }
 
     /// As the status of a call that fails as a whole.

@@ -5,6 +5,7 @@ pub mod config;
 mod controller;
 pub mod env;
 mod error;
+mod fetch;
 mod grpc;
 mod http;
 mod limits;

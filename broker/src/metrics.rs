@@ -8,7 +8,9 @@ use std::fmt::{Display, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use headwater_proto::ErrorCode;
+use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram};
+use metrics::{gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// How often histograms are folded, which bounds their memory while nobody scrapes.
@@ -73,6 +75,17 @@ fn describe() {
         "Connections ended by what the peer sent or failed to send, by listener and reason"
     );
     describe_counter!("headwater_accept_errors_total", "Failures to accept a connection, by listener");
+    describe_counter!(
+        "headwater_produced_bytes_total",
+        "Record bytes received from producers, refused ones included"
+    );
+    describe_counter!("headwater_produced_records_total", "Records in valid batches received from producers");
+    describe_histogram!("headwater_produce_seconds", "From a produce request to its last acknowledgement");
+    describe_counter!("headwater_fetched_bytes_total", "Record bytes sent to consumers");
+    describe_counter!(
+        "headwater_request_errors_total",
+        "Partitions of requests answered with an error, by code"
+    );
 }
 
 /// Handles of one listener's metrics.
@@ -104,6 +117,37 @@ impl ListenerMetrics {
     pub fn failed(&self, reason: &'static str) {
         counter!("headwater_connections_failed_total", "listener" => self.listener, "reason" => reason)
             .increment(1);
+    }
+}
+
+/// Handles of the metrics of produce and fetch requests.
+pub struct RequestMetrics {
+    produced_bytes: Counter,
+    produced_records: Counter,
+    /// From the request to its last acknowledgement.
+    pub produce_seconds: Histogram,
+    pub fetched_bytes: Counter,
+}
+
+impl RequestMetrics {
+    pub fn new() -> Self {
+        Self {
+            produced_bytes: counter!("headwater_produced_bytes_total"),
+            produced_records: counter!("headwater_produced_records_total"),
+            produce_seconds: histogram!("headwater_produce_seconds"),
+            fetched_bytes: counter!("headwater_fetched_bytes_total"),
+        }
+    }
+
+    /// Batches were received for one partition.
+    pub fn produced(&self, bytes: u64, records: u64) {
+        self.produced_bytes.increment(bytes);
+        self.produced_records.increment(records);
+    }
+
+    /// Part of a request was answered with an error.
+    pub fn refused(&self, request: &'static str, code: ErrorCode) {
+        counter!("headwater_request_errors_total", "request" => request, "code" => code.name()).increment(1);
     }
 }
 

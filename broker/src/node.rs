@@ -23,7 +23,7 @@ use crate::controller::{
 };
 use crate::env::Env;
 use crate::error::RequestError;
-use crate::metrics::Exposition;
+use crate::metrics::{Exposition, RequestMetrics};
 use crate::partition::{BatchLimits, Partition, Submission, UpkeepSettings};
 use crate::proposer::Charge;
 use crate::retention;
@@ -51,6 +51,7 @@ pub struct Node {
     data_dir: Arc<DataDir>,
     controller: Arc<Controller>,
     registry: Arc<Registry>,
+    metrics: RequestMetrics,
     drain: CancellationToken,
     /// Ends the tasks in the background.
     stop: CancellationToken,
@@ -89,6 +90,7 @@ impl Node {
             data_dir,
             controller,
             registry,
+            metrics: RequestMetrics::new(),
             drain,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -139,6 +141,10 @@ impl Node {
 
     pub const fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    pub const fn metrics(&self) -> &RequestMetrics {
+        &self.metrics
     }
 
     /// Cancelled when streams that would go on for ever must end.

@@ -189,10 +189,10 @@ impl<R: Clone + Send + Sync + 'static> Lead<R> {
     /// The gate of this leadership, opened at its first call.
     fn gate(&mut self, leadership: Leadership) -> &mut Gate {
         let term = leadership.term;
-        let gate = match &mut self.gate {
-            Some(gate) if gate.term() == term => gate,
-            other => other.insert(Gate::open(term)),
-        };
+        if self.gate.as_ref().is_some_and(|gate| gate.term() != term) {
+            self.gate = None;
+        }
+        let gate = self.gate.get_or_insert_with(|| Gate::open(term));
         gate.reopen();
         gate
     }

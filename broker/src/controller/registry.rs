@@ -153,9 +153,9 @@ impl Registry {
         drop(before);
         let mut local = LocalTopic::clone(&local);
         let index = usize::try_from(number).unwrap_or(usize::MAX);
-        if let (Some(slot), Some(replicas)) = (local.slots.get_mut(index), local.topic.partitions.get(index))
-        {
-            *slot = self.open_slot(&local.topic, PartitionId(number), replicas).await;
+        let opened = self.open_slot(&local.topic, index).await;
+        if let Some(slot) = local.slots.get_mut(index) {
+            *slot = opened;
         }
         self.publish(local);
         self.changed.send_replace(());
@@ -204,14 +204,16 @@ impl Registry {
                 partition.set_config(config);
             }
         }
-        let known = slots.len();
-        let open =
-            topic.numbered().skip(known).map(|(number, replicas)| self.open_slot(&topic, number, replicas));
+        let open = (slots.len()..topic.partitions.len()).map(|number| self.open_slot(&topic, number));
         slots.extend(stream::iter(open).buffered(AT_A_TIME).collect::<Vec<_>>().await);
         self.publish(LocalTopic { topic, slots });
     }
 
-    async fn open_slot(&self, topic: &Topic, number: PartitionId, replicas: &[Replica]) -> Slot {
+    async fn open_slot(&self, topic: &Topic, index: usize) -> Slot {
+        let (number, replicas) = match (i32::try_from(index), topic.partitions.get(index)) {
+            (Ok(number), Some(replicas)) => (PartitionId(number), replicas),
+            _ => return Slot::Elsewhere,
+        };
         let Some(own) = replicas.iter().find(|replica| replica.broker == self.broker_id) else {
             return Slot::Elsewhere;
         };

@@ -59,11 +59,9 @@ impl Source {
     fn find(node: &Node, position: Position) -> Result<Self, Fetched> {
         match node.partition(&position.topic, position.partition) {
             Ok(partition) => Ok(Self { position, progress: partition.progress(), partition }),
-            Err(error) => Err(Fetched {
-                topic: position.topic,
-                partition: position.partition,
-                outcome: Err(error),
-            }),
+            Err(error) => {
+                Err(Fetched { topic: position.topic, partition: position.partition, outcome: Err(error) })
+            }
         }
     }
 

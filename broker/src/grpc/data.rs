@@ -25,10 +25,9 @@ impl DataApi {
     fn list_offset(&self, wanted: v1::ListOffsetsPartition) -> v1::ListOffsetsResult {
         let partition = self.node.partition(&wanted.topic, wanted.partition);
         let leader_epoch = partition.as_ref().map_or(-1, |partition| partition.leader_epoch());
-        let found = partition
-            .and_then(|partition| partition.list_offset(wanted.timestamp, &self.node.read_limits()));
-        let Found { offset, timestamp } =
-            *found.as_ref().unwrap_or(&Found { offset: -1, timestamp: -1 });
+        let found =
+            partition.and_then(|partition| partition.list_offset(wanted.timestamp, &self.node.read_limits()));
+        let Found { offset, timestamp } = *found.as_ref().unwrap_or(&Found { offset: -1, timestamp: -1 });
         v1::ListOffsetsResult {
             topic: wanted.topic,
             partition: wanted.partition,
@@ -62,10 +61,7 @@ impl Data for DataApi {
         Err(served_from_the_map())
     }
 
-    async fn consume(
-        &self,
-        _: Request<v1::ConsumeRequest>,
-    ) -> Result<Response<Self::ConsumeStream>, Status> {
+    async fn consume(&self, _: Request<v1::ConsumeRequest>) -> Result<Response<Self::ConsumeStream>, Status> {
         Err(served_from_the_map())
     }
 
@@ -86,10 +82,6 @@ impl Data for DataApi {
         let producer: Result<_, RequestError> = self.node.controller().new_producer().await;
         let error = error_of(&producer);
         let (id, epoch) = producer.map_or((-1, -1), |(id, epoch)| (id.get(), epoch.get()));
-        Ok(Response::new(v1::InitProducerIdResponse {
-            error,
-            producer_id: id,
-            producer_epoch: epoch.into(),
-        }))
+        Ok(Response::new(v1::InitProducerIdResponse { error, producer_id: id, producer_epoch: epoch.into() }))
     }
 }

@@ -138,9 +138,7 @@ fn respond(outcome: Result<Body, Status>) -> Response<Body> {
     match outcome {
         Ok(body) => {
             let mut response = Response::new(body);
-            response
-                .headers_mut()
-                .insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+            response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
             response
         }
         Err(status) => status.into_http(),
