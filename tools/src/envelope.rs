@@ -221,7 +221,7 @@ mod tests {
     fn a_broken_envelope_says_why() {
         for (line, why) in [
             ("[1]", "not an envelope"),
-            ("nonsense", "column"),
+            ("{nonsense}", "column"),
             (r#"{"value":"!","value_encoding":"base64"}"#, "not base64"),
             (r#"{"value":"a","value_encoding":"rot13"}"#, "rot13"),
             (r#"{"headers":[{"value":"x"}]}"#, "key"),

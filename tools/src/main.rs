@@ -79,9 +79,7 @@ fn run(cli: Cli, format: &mut Format) -> Result<(), Failure> {
     let command = match cli.command {
         // What needs no settings must work with broken ones.
         Command::Completion(args) => return commands::completion::run(&args),
-        Command::Dump(args) => {
-            return runtime(1)?.block_on(commands::dump::run(args, Output { format: *format, quiet }));
-        }
+        Command::Dump(args) => return commands::dump::run(&args, Output { format: *format, quiet }),
         Command::Context(command) => {
             return commands::context::run(command, &cli.global, Output { format: *format, quiet });
         }

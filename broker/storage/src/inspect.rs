@@ -11,10 +11,12 @@ use headwater_proto::types::{LogIndex, Offset};
 
 use crate::disk::{Disk, DiskFile};
 use crate::index::{ENTRY_BYTES, IndexEntry, IndexFooter, IndexHeader, entry_position};
+use crate::log::LogId;
 use crate::recovery::files::{self, Owner};
 use crate::recovery::walk;
 use crate::segment::batch::{self, Tip};
 use crate::segment::name::{FileName, SegmentName};
+use crate::tables;
 
 /// A segment as it lies on disk.
 #[derive(Debug, Clone)]
@@ -79,6 +81,13 @@ pub fn segments(disk: &dyn Disk, path: &Path) -> io::Result<Vec<InspectedSegment
         Ok(list) if list.is_empty() && only.is_some() => Err(io::ErrorKind::NotFound.into()),
         other => other,
     }
+}
+
+/// The entry after which the content of a `.tables` file is the state, and that content; `None` when the file does
+/// not prove to be whole.
+#[must_use]
+pub fn tables(file: &Bytes) -> Option<(LogId, Bytes)> {
+    tables::decode(file)
 }
 
 impl InspectedSegment {
@@ -154,6 +163,12 @@ impl Batches {
     pub fn leftover_bytes(&self) -> u64 {
         let rest = self.data.get(self.tip.position as usize..).unwrap_or_default();
         rest.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
+    }
+
+    /// Whether the index knows a batch where the iterator stands: once it has ended there, that batch is damaged.
+    #[must_use]
+    pub fn is_indexed(&self) -> bool {
+        self.proven().is_some()
     }
 
     fn proven(&self) -> Option<IndexEntry> {

@@ -191,7 +191,7 @@ mod tests {
         assert!(pending.push(1, InputRecord::default()));
         assert!(receiver.try_recv().is_err(), "held back while the source has more");
         let mut tap = Tap { inner: Box::new(io::empty()), pending: &pending, read_bytes: &count };
-        tap.read(&mut [0; 8]).unwrap();
+        assert_eq!(tap.read(&mut [0; 8]).unwrap(), 0);
         assert_eq!(receiver.try_recv().unwrap().unwrap().records.len(), 1);
     }
 }
