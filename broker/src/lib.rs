@@ -18,6 +18,7 @@ mod retention;
 mod server;
 pub mod telemetry;
 
+pub use controller::IdentityError;
 pub use env::Env;
 pub use limits::{MemoryPermit, MessageMemory};
 pub use node::{Node, NodeError};

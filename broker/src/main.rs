@@ -8,7 +8,8 @@ use std::sync::Arc;
 use clap::Parser;
 use headwater_broker::config::{Cli, Config, Effective};
 use headwater_broker::env::{OsEntropy, SystemClock, TcpNetwork};
-use headwater_broker::{Broker, Env, StartError, telemetry};
+use headwater_broker::{Broker, Env, IdentityError, NodeError, StartError, telemetry};
+use headwater_storage::data_dir::OpenError;
 use headwater_storage::disk::RealDisk;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -83,7 +84,13 @@ async fn run(config: Config) -> ExitCode {
 fn exit_code(error: &StartError) -> u8 {
     match error {
         StartError::Bind { .. } => 3,
-        StartError::Node(_) => 1,
+        StartError::Node(NodeError::DataDir(OpenError::InUse { .. })) => 4,
+        StartError::Node(NodeError::DataDir(OpenError::WrongVersion { .. })) => 5,
+        StartError::Node(NodeError::Identity(IdentityError::OtherBroker { .. })) => EXIT_CONFIG,
+        StartError::Node(NodeError::Identity(IdentityError::Unreadable)) => 5,
+        StartError::Node(NodeError::DataDir(_) | NodeError::Identity(_) | NodeError::Leftovers(_)) => 6,
+        StartError::Node(NodeError::Metadata(_)) => 6,
+        StartError::Node(NodeError::Register(_)) => 1,
     }
 }
 
