@@ -1,0 +1,225 @@
+//! A broker that can be stopped, killed and started again on the same disk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use headwater_broker::config::Config;
+use headwater_broker::env::{Clock, Entropy, TcpNetwork};
+use headwater_broker::{Broker, Env};
+use headwater_proto::record::{Compression, Limits, RecordBatch, RecordBatchBuilder};
+use headwater_proto::types::TimestampMs;
+use headwater_proto::v1;
+use headwater_proto::v1::admin_client::AdminClient;
+use headwater_proto::v1::data_client::DataClient;
+use headwater_storage::disk::SimDisk;
+use tonic::transport::Channel;
+
+/// No test waits longer for anything.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// What the clock of a new harness shows.
+pub const START_MS: i64 = 1_700_000_000_000;
+
+#[derive(Debug)]
+pub struct TestClock(pub AtomicI64);
+
+impl Clock for TestClock {
+    fn now(&self) -> TimestampMs {
+        TimestampMs(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[derive(Debug)]
+struct Counting(AtomicU64);
+
+impl Entropy for Counting {
+    fn next_u64(&self) -> u64 {
+        self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst)
+    }
+}
+
+pub struct Harness {
+    pub disk: Arc<SimDisk>,
+    pub clock: Arc<TestClock>,
+    entropy: Arc<Counting>,
+    config: Config,
+    broker: Option<Broker>,
+    pub data: DataClient<Channel>,
+    pub admin: AdminClient<Channel>,
+}
+
+impl Harness {
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(adjust: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        let free = "127.0.0.1:0".parse().unwrap();
+        let broker = &mut config.broker;
+        (broker.kafka_addr, broker.grpc_addr, broker.peer_addr, broker.http_addr) = (free, free, free, free);
+        broker.data_dir = "/data".into();
+        adjust(&mut config);
+        let disk = Arc::new(SimDisk::new(7));
+        let clock = Arc::new(TestClock(AtomicI64::new(START_MS)));
+        let entropy = Arc::new(Counting(AtomicU64::new(1)));
+        let (broker, data, admin) = boot(&config, &disk, &clock, &entropy).await;
+        Self { disk, clock, entropy, config, broker: Some(broker), data, admin }
+    }
+
+    /// Stops in good order and starts again.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.boot().await;
+    }
+
+    pub async fn stop(&mut self) {
+        let broker = self.broker.take().unwrap();
+        tokio::time::timeout(PATIENCE, broker.shutdown()).await.expect("the broker stops in time");
+    }
+
+    pub async fn boot(&mut self) {
+        let started = boot(&self.config, &self.disk, &self.clock, &self.entropy).await;
+        (self.broker, self.data, self.admin) = (Some(started.0), started.1, started.2);
+    }
+
+    pub async fn create(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> v1::TopicResult {
+        let configs = configs
+            .iter()
+            .map(|(name, value)| v1::ConfigEntry {
+                name: (*name).to_owned(),
+                value: Some((*value).to_owned()),
+            })
+            .collect();
+        let topic = v1::NewTopic { name: name.to_owned(), partitions, replicas: 0, configs };
+        let request = v1::CreateTopicsRequest { topics: vec![topic], validate_only: false, timeout_ms: 0 };
+        self.admin.create_topics(request).await.unwrap().into_inner().topics.remove(0)
+    }
+
+    /// Produces in one stream, one request for each element, all acknowledged.
+    pub async fn produce(&mut self, topic: &str, requests: Vec<Bytes>) -> Vec<v1::ProducePartitionResult> {
+        let count = requests.len();
+        let requests = requests
+            .into_iter()
+            .enumerate()
+            .map(|(correlation, records)| produce_request(topic, 0, correlation as u64, records));
+        let requests = tokio_stream::iter(requests.collect::<Vec<_>>());
+        let mut answers = self.data.produce(requests).await.unwrap().into_inner();
+        let mut results = vec![v1::ProducePartitionResult::default(); count];
+        while let Some(mut answer) = answers.message().await.unwrap() {
+            results[answer.correlation as usize] = answer.partitions.remove(0);
+        }
+        results
+    }
+
+    /// All records from an offset on, as (offset, value).
+    pub async fn read(&mut self, topic: &str, partition: i32, from: i64) -> Vec<(i64, Bytes)> {
+        let (mut position, mut found) = (from, Vec::new());
+        loop {
+            let request = v1::FetchRequest {
+                partitions: vec![fetch_partition(topic, partition, position)],
+                max_bytes: 0,
+                min_bytes: 0,
+                max_wait_ms: 0,
+            };
+            let fetched = self.data.fetch(request).await.unwrap().into_inner().partitions.remove(0);
+            assert_eq!(fetched.error, None);
+            if fetched.records.is_empty() {
+                assert_eq!(position, fetched.high_watermark);
+                return found;
+            }
+            found.extend(values(fetched.records, position));
+            position = fetched.next_offset;
+        }
+    }
+
+    pub async fn describe(&mut self, topic: &str) -> Vec<v1::PartitionDescription> {
+        let request = v1::DescribePartitionsRequest { topics: vec![topic.to_owned()] };
+        self.admin.describe_partitions(request).await.unwrap().into_inner().partitions
+    }
+
+    pub fn advance_clock(&self, by_ms: i64) {
+        self.clock.0.fetch_add(by_ms, Ordering::SeqCst);
+    }
+}
+
+async fn boot(
+    config: &Config,
+    disk: &Arc<SimDisk>,
+    clock: &Arc<TestClock>,
+    entropy: &Arc<Counting>,
+) -> (Broker, DataClient<Channel>, AdminClient<Channel>) {
+    let env = Env {
+        disk: disk.clone(),
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+        network: Arc::new(TcpNetwork),
+    };
+    let broker = tokio::time::timeout(PATIENCE, Broker::start(config.clone(), env)).await.unwrap().unwrap();
+    let address = format!("http://{}", broker.addresses().grpc);
+    let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
+    (broker, DataClient::new(channel.clone()), AdminClient::new(channel))
+}
+
+pub fn produce_request(topic: &str, partition: i32, correlation: u64, records: Bytes) -> v1::ProduceRequest {
+    let part = v1::ProducePartition { topic: topic.to_owned(), partition, records, leader_epoch: -1 };
+    v1::ProduceRequest { correlation, acks: -1, timeout_ms: 0, partitions: vec![part] }
+}
+
+pub fn fetch_partition(topic: &str, partition: i32, offset: i64) -> v1::FetchPartition {
+    v1::FetchPartition { topic: topic.to_owned(), partition, offset, leader_epoch: -1 }
+}
+
+/// A batch of these values, stamped with this time.
+pub fn batch_at(timestamp_ms: i64, values: &[&str]) -> Bytes {
+    builder(timestamp_ms, values).build().unwrap()
+}
+
+pub fn batch(values: &[&str]) -> Bytes {
+    batch_at(START_MS, values)
+}
+
+pub fn batch_of(producer: (i64, i16, i32), values: &[&str]) -> Bytes {
+    let mut builder = builder(START_MS, values);
+    builder.set_producer(producer.0, producer.1, producer.2);
+    builder.build().unwrap()
+}
+
+fn builder(timestamp_ms: i64, values: &[&str]) -> RecordBatchBuilder {
+    let mut builder = RecordBatchBuilder::new(Compression::None, None);
+    for value in values {
+        builder.append(timestamp_ms, None, Some(value.as_bytes()), &[]).unwrap();
+    }
+    builder
+}
+
+/// The records of whole batches from an offset on.
+pub fn values(mut batches: Bytes, from: i64) -> Vec<(i64, Bytes)> {
+    let mut found = Vec::new();
+    while let Some(batch) = RecordBatch::split_first(&mut batches, &Limits::default()).unwrap() {
+        for record in batch.records(&Limits::default()).unwrap() {
+            let record = record.unwrap();
+            if record.offset >= from {
+                found.push((record.offset, record.value.unwrap()));
+            }
+        }
+    }
+    found
+}
+
+/// The code's name of an error that must be there.
+pub fn code(error: &Option<v1::Error>) -> &'static str {
+    let error = error.as_ref().expect("an error");
+    assert!(!error.message.is_empty());
+    headwater_proto::ErrorCode::from_number(error.code).unwrap().name()
+}
+
+/// Retries a condition until it holds.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let patience = tokio::time::Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < patience, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
