@@ -64,8 +64,7 @@ impl ConsumedBatch {
         Ok(ConsumedRecords {
             partition: self.partition.clone(),
             first_offset: self.first_offset,
-            next_offset: self.next_offset(),
-            records: self.batch.records(&limits)?,
+            records: Some(self.batch.records(&limits)?),
         })
     }
 }
@@ -73,10 +72,16 @@ impl ConsumedBatch {
 /// The wanted records of one batch.
 #[derive(Debug, Clone)]
 pub struct ConsumedRecords {
-    pub(crate) partition: TopicPartition,
-    pub(crate) first_offset: i64,
-    pub(crate) next_offset: i64,
-    records: RecordIter,
+    partition: TopicPartition,
+    first_offset: i64,
+    records: Option<RecordIter>,
+}
+
+impl ConsumedRecords {
+    /// None of the batch's records: it can't be decoded.
+    pub(super) fn none(batch: &ConsumedBatch) -> Self {
+        Self { partition: batch.partition.clone(), first_offset: batch.first_offset, records: None }
+    }
 }
 
 impl Iterator for ConsumedRecords {
@@ -84,7 +89,7 @@ impl Iterator for ConsumedRecords {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let record = match self.records.next()? {
+            let record = match self.records.as_mut()?.next()? {
                 Ok(record) => record,
                 Err(error) => return Some(Err(error)),
             };

@@ -80,9 +80,16 @@ impl Producer {
             Some(queues) => queues,
             None => Box::pin(self.look_up(topic)).await?,
         };
-        let queue = self.choose(topic, &queues, partition, key)?;
+        let queue = match self.choose(topic, &queues, partition, key) {
+            Ok(queue) => Arc::clone(queue),
+            // It may have been added since the topic was looked up.
+            Err(_) => {
+                let queues = Box::pin(self.look_up_again(topic)).await?;
+                Arc::clone(self.choose(topic, &queues, partition, key)?)
+            }
+        };
         let timestamp_ms = timestamp_ms.unwrap_or_else(|| self.inner.client.now_ms());
-        shared.append(queue, RecordRef { timestamp_ms, key, value, headers }).await
+        shared.append(&queue, RecordRef { timestamp_ms, key, value, headers }).await
     }
 
     fn choose<'a>(
@@ -107,6 +114,11 @@ impl Producer {
     async fn look_up(&self, topic: &str) -> Result<Arc<Topic>, SendError> {
         let partitions = self.inner.client.partition_count(topic).await?;
         Ok(self.inner.shared.ensure_topic(topic, partitions))
+    }
+
+    async fn look_up_again(&self, topic: &str) -> Result<Arc<Topic>, SendError> {
+        self.inner.client.refresh(vec![topic.to_owned()]).await?;
+        self.look_up(topic).await
     }
 
     /// Sends what is buffered without waiting for linger, and returns when every record accepted

@@ -1,0 +1,152 @@
+//! The admin service of the fake broker: what the client's tests ask for.
+
+use headwater_proto::v1::admin_server::Admin;
+use headwater_proto::{ErrorCode, v1};
+use tonic::{Request, Response, Status};
+
+use super::data::error;
+use super::{ADDRESS, Fake, FakeLog};
+
+type Reply<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Admin for Fake {
+    async fn metadata(&self, request: Request<v1::MetadataRequest>) -> Reply<v1::MetadataResponse> {
+        let state = self.lock();
+        let leader_id = if state.leader_known { 0 } else { -1 };
+        let mut names = request.into_inner().topics;
+        if names.is_empty() {
+            names = state.topics.keys().cloned().collect();
+        }
+        let describe = |name: String| {
+            let Some(logs) = state.topics.get(&name) else {
+                let error = error(ErrorCode::UnknownTopicOrPartition);
+                return v1::TopicMetadata { name, error, ..Default::default() };
+            };
+            let partition = |partition| v1::PartitionMetadata { partition, leader_id, ..Default::default() };
+            let partitions = (0..logs.len() as i32).map(partition).collect();
+            v1::TopicMetadata { name, partitions, topic_id: vec![7; 16].into(), ..Default::default() }
+        };
+        let brokers = vec![v1::Broker { grpc_address: ADDRESS.to_owned(), ..Default::default() }];
+        let topics = names.into_iter().map(describe).collect();
+        Ok(Response::new(v1::MetadataResponse { cluster_id: "c".into(), controller_id: 0, brokers, topics }))
+    }
+
+    async fn create_topics(&self, request: Request<v1::CreateTopicsRequest>) -> Reply<v1::TopicResults> {
+        let request = request.into_inner();
+        let mut state = self.lock();
+        let mut topics = Vec::new();
+        for topic in request.topics {
+            let name = topic.name;
+            if state.topics.contains_key(&name) {
+                let error = error(ErrorCode::TopicAlreadyExists);
+                topics.push(v1::TopicResult { name, error, ..Default::default() });
+                continue;
+            }
+            if !request.validate_only {
+                state.topics.insert(name.clone(), vec![FakeLog::default(); topic.partitions as usize]);
+            }
+            topics.push(v1::TopicResult {
+                name,
+                partitions: topic.partitions,
+                replicas: 1,
+                ..Default::default()
+            });
+        }
+        if state.lose_admin_answer {
+            state.cut();
+            drop(state);
+            std::future::pending::<()>().await;
+        }
+        Ok(Response::new(v1::TopicResults { topics }))
+    }
+
+    async fn delete_topics(&self, request: Request<v1::DeleteTopicsRequest>) -> Reply<v1::TopicResults> {
+        let mut state = self.lock();
+        let mut delete = |name: String| {
+            let gone = state.topics.remove(&name).is_some();
+            let error = if gone { None } else { error(ErrorCode::UnknownTopicOrPartition) };
+            v1::TopicResult { name, error, ..Default::default() }
+        };
+        let topics = request.into_inner().topics.into_iter().map(&mut delete).collect();
+        Ok(Response::new(v1::TopicResults { topics }))
+    }
+
+    async fn create_partitions(
+        &self,
+        request: Request<v1::CreatePartitionsRequest>,
+    ) -> Reply<v1::TopicResults> {
+        let mut state = self.lock();
+        let mut topics = Vec::new();
+        for topic in request.into_inner().topics {
+            if let Some(logs) = state.topics.get_mut(&topic.topic) {
+                logs.resize(topic.partitions as usize, FakeLog::default());
+            }
+            topics.push(v1::TopicResult { name: topic.topic, ..Default::default() });
+        }
+        Ok(Response::new(v1::TopicResults { topics }))
+    }
+
+    async fn describe_configs(
+        &self,
+        request: Request<v1::DescribeConfigsRequest>,
+    ) -> Reply<v1::DescribeConfigsResponse> {
+        let config = v1::ConfigDescription { name: "retention.ms".into(), ..Default::default() };
+        let describe = |topic| v1::TopicConfigs { topic, error: None, configs: vec![config.clone()] };
+        let topics = request.into_inner().topics.into_iter().map(describe).collect();
+        Ok(Response::new(v1::DescribeConfigsResponse { topics }))
+    }
+
+    async fn alter_configs(&self, request: Request<v1::AlterConfigsRequest>) -> Reply<v1::TopicResults> {
+        let alter = |topic: v1::AlterTopicConfigs| {
+            let known = topic.configs.iter().all(|config| config.name == "retention.ms");
+            let error = if known { None } else { error(ErrorCode::InvalidConfig) };
+            v1::TopicResult { name: topic.topic, error, ..Default::default() }
+        };
+        let topics = request.into_inner().topics.into_iter().map(alter).collect();
+        Ok(Response::new(v1::TopicResults { topics }))
+    }
+
+    async fn delete_records(
+        &self,
+        request: Request<v1::DeleteRecordsRequest>,
+    ) -> Reply<v1::DeleteRecordsResponse> {
+        let mut state = self.lock();
+        let mut partitions = Vec::new();
+        for asked in request.into_inner().partitions {
+            let mut result = v1::DeleteRecordsResult {
+                topic: asked.topic.clone(),
+                partition: asked.partition,
+                ..Default::default()
+            };
+            match state.log(&asked.topic, asked.partition) {
+                Some(log) => {
+                    log.log_start = if asked.offset == -1 { log.next_offset } else { asked.offset };
+                    result.log_start_offset = log.log_start;
+                }
+                None => result.error = error(ErrorCode::UnknownTopicOrPartition),
+            }
+            partitions.push(result);
+        }
+        Ok(Response::new(v1::DeleteRecordsResponse { partitions }))
+    }
+
+    async fn describe_partitions(
+        &self,
+        _: Request<v1::DescribePartitionsRequest>,
+    ) -> Reply<v1::DescribePartitionsResponse> {
+        let state = self.lock();
+        let mut partitions = Vec::new();
+        for (topic, logs) in &state.topics {
+            for (partition, log) in logs.iter().enumerate() {
+                partitions.push(v1::PartitionDescription {
+                    topic: topic.clone(),
+                    partition: partition as i32,
+                    high_watermark: log.next_offset,
+                    ..Default::default()
+                });
+            }
+        }
+        Ok(Response::new(v1::DescribePartitionsResponse { partitions }))
+    }
+}

@@ -1,0 +1,72 @@
+//! A partition in memory, with Kafka's producer window.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use headwater_proto::ErrorCode;
+use headwater_proto::record::{Limits, Record, RecordBatch};
+
+/// The last five batches of each producer id and epoch, as (first sequence, records, base offset).
+pub type Producers = BTreeMap<(i64, i16, String, i32), VecDeque<(i32, i32, i64)>>;
+
+#[derive(Debug, Clone, Default)]
+pub struct FakeLog {
+    pub batches: Vec<RecordBatch>,
+    pub next_offset: i64,
+    pub log_start: i64,
+}
+
+impl FakeLog {
+    pub fn records(&self) -> Vec<Record> {
+        let decode = |batch: &RecordBatch| batch.records(&Limits::default()).unwrap();
+        self.batches.iter().flat_map(decode).map(Result::unwrap).collect()
+    }
+
+    pub fn values(&self) -> Vec<String> {
+        let text = |record: Record| String::from_utf8(record.value.unwrap().to_vec()).unwrap();
+        self.records().into_iter().map(text).collect()
+    }
+
+    /// Stamps the base offset and keeps the batch.
+    pub fn append(&mut self, batch: &RecordBatch) -> i64 {
+        let base_offset = self.next_offset;
+        let mut bytes = BytesMut::from(&batch.bytes()[..]);
+        bytes[..8].copy_from_slice(&base_offset.to_be_bytes());
+        self.next_offset += batch.header().offset_count();
+        self.batches.push(RecordBatch::trusted(bytes.freeze()).unwrap());
+        base_offset
+    }
+
+    /// Whole batches from the one that holds `offset` on, and the offset after them.
+    pub fn read(&self, offset: i64, max_bytes: usize) -> (Bytes, i64) {
+        let mut bytes = BytesMut::new();
+        let mut next_offset = offset;
+        for batch in &self.batches {
+            let end = batch.header().base_offset + batch.header().offset_count();
+            if end <= offset {
+                continue;
+            }
+            if !bytes.is_empty() && bytes.len() + batch.bytes().len() > max_bytes {
+                break;
+            }
+            bytes.extend_from_slice(batch.bytes());
+            next_offset = end;
+        }
+        (bytes.freeze(), next_offset)
+    }
+}
+
+/// Whether a batch is next, a duplicate of one at an offset, or neither.
+pub enum Place {
+    Next,
+    Duplicate(i64),
+    Refused(ErrorCode),
+}
+
+pub fn place(window: &VecDeque<(i32, i32, i64)>, sequence: i32, count: i32) -> Place {
+    if let Some((_, _, base)) = window.iter().find(|(s, c, _)| *s == sequence && *c == count) {
+        return Place::Duplicate(*base);
+    }
+    let expected = window.back().map_or(0, |(s, c, _)| s + c);
+    if sequence == expected { Place::Next } else { Place::Refused(ErrorCode::OutOfOrderSequenceNumber) }
+}
