@@ -124,6 +124,7 @@ impl Node {
         self.registry.follow(self.controller.group()).await;
         self.tasks.spawn(follow_metadata(Arc::clone(self)));
         self.tasks.spawn(retention::run(Arc::clone(self)));
+        self.tasks.spawn(retention::scrub(Arc::clone(self)));
         Ok(())
     }
 

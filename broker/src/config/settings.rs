@@ -76,6 +76,8 @@ settings! {
         producer_id_expiration_ms: u64 = 86_400_000, in 1_000..=31_536_000_000;
         /// Idempotent producers that one partition remembers.
         producer_ids_per_partition_max: usize = 10_000, in 1..=1_000_000;
+        /// How often every stored batch is read again and compared with its checksum; 0: never.
+        scrub_interval_ms: u64 = 86_400_000, in 0..=31_536_000_000;
     }
 
     /// Connections of all listeners.

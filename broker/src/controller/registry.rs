@@ -15,7 +15,7 @@ use headwater_core::metadata::{Replica, Topic};
 use headwater_core::topic_config::TopicConfig;
 use headwater_proto::types::{BrokerId, GroupId, PartitionId, TopicId};
 use headwater_storage::data_dir::DataDir;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::env::Entropy;
 use crate::error::RequestError;
@@ -48,6 +48,8 @@ pub struct Registry {
     topics: RwLock<BTreeMap<String, Arc<LocalTopic>>>,
     /// One change at a time.
     changing: Mutex<()>,
+    /// Bounds what is opened at the same time, of all topics together.
+    opening: Semaphore,
     changed: watch::Sender<()>,
 }
 
@@ -59,6 +61,7 @@ impl Registry {
             entropy,
             topics: RwLock::default(),
             changing: Mutex::default(),
+            opening: Semaphore::new(AT_A_TIME),
             changed: watch::Sender::new(()),
         })
     }
@@ -135,11 +138,32 @@ impl Registry {
         for local in gone {
             self.delete(&local).await;
         }
-        for topic in changed {
+        let open = |topic: Topic| {
             let before = held.get(&topic.name).filter(|local| local.topic.id == topic.id);
-            self.open(topic, before.map(Arc::as_ref)).await;
-        }
+            self.open(topic, before.map(Arc::as_ref))
+        };
+        stream::iter(changed).for_each_concurrent(AT_A_TIME, open).await;
         self.changed.send_replace(());
+    }
+
+    /// Tries again what could not be opened: the reason may have passed, as a full disk's does.
+    pub async fn retry_failed(&self) {
+        let _one_at_a_time = self.changing.lock().await;
+        let held = self.topics.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for local in held.values() {
+            let failed = |slot: &Slot| matches!(slot, Slot::Failed(_));
+            if !local.slots.iter().any(failed) {
+                continue;
+            }
+            let mut local = LocalTopic::clone(local);
+            for index in 0..local.slots.len() {
+                if failed(&local.slots[index]) {
+                    local.slots[index] = self.open_slot(&local.topic, index).await;
+                }
+            }
+            self.publish(local);
+            self.changed.send_replace(());
+        }
     }
 
     /// Opens a damaged partition again, once its loss was accepted.
@@ -217,6 +241,7 @@ impl Registry {
         let Some(own) = replicas.iter().find(|replica| replica.broker == self.broker_id) else {
             return Slot::Elsewhere;
         };
+        let _bounded = self.opening.acquire().await;
         let peer = |r: &Replica| (r.id, Peer { broker_id: r.broker, incarnation: r.incarnation });
         let spec = GroupSpec {
             id: GroupId { topic_id: topic.id, partition: number },

@@ -42,10 +42,13 @@ impl AdminApi {
             let replicas: Vec<_> = replicas.iter().map(|replica| replica.broker.get()).collect();
             let local = self.node.partition(&topic.name, number.get());
             let leader_epoch = local.as_ref().map_or(-1, |partition| partition.leader_epoch());
+            let own = self.node.controller().broker_id().get();
             let leads = leader_epoch >= 0;
+            // A damaged sole replica leads nothing, and is still where what is intact can be read.
+            let serves = leads || (local.is_ok() && replicas == [own]);
             v1::PartitionMetadata {
                 partition: number.get(),
-                leader_id: if leads { self.node.controller().broker_id().get() } else { -1 },
+                leader_id: if serves { own } else { -1 },
                 leader_epoch,
                 in_sync: if leads { replicas.clone() } else { Vec::new() },
                 replicas,

@@ -178,11 +178,15 @@ impl Partition {
 
     /// What is wrong with this replica, in words; empty when nothing is.
     pub fn damage(&self) -> String {
-        match self.group().health() {
-            Health::Running | Health::NoSpace | Health::Stopped => String::new(),
-            Health::Failed(reason) => reason,
-            Health::Damaged(damage) => upkeep::damage_in_words(&damage),
+        if let Health::Failed(reason) = self.group().health() {
+            return reason;
         }
+        self.group().log().damage().map_or_else(String::new, |damage| upkeep::damage_in_words(&damage))
+    }
+
+    /// Reads every stored batch again; returns how much damage was found that nobody knew of.
+    pub async fn scrub(&self) -> Result<usize, RequestError> {
+        Ok(self.group().log().scrub().await?.new_damage)
     }
 
     /// Accepts that what is damaged is lost. The partition must be opened again afterwards.

@@ -177,6 +177,9 @@ pub(super) fn damage_in_words(damage: &Damage) -> String {
     if let Some(index) = damage.end_missing_below {
         words.push(format!("the end of the log is missing: it held entries up to {index} at least"));
     }
+    if damage.accepted {
+        words.push("the loss was accepted".to_owned());
+    }
     words.join("; ")
 }
 

@@ -82,37 +82,10 @@ async fn retention_by_size_and_time_keeps_what_the_configs_ask_for() {
     broker.stop().await;
 }
 
-#[tokio::test]
-async fn a_flipped_bit_is_reported_the_rest_is_read_and_only_a_command_accepts_the_loss() {
-    let mut broker = Harness::start().await;
-    broker.create("t", 1, &SMALL).await;
-    broker.produce("t", filler(20, START_MS)).await;
-    broker.stop().await;
-    let sealed = broker
-        .disk
-        .paths()
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|kind| kind == "log"))
-        .filter(|path| !path.to_string_lossy().contains("00000000000000000000000000000001-0"))
-        .nth(1)
-        .unwrap();
-    broker.disk.flip_bit(&sealed, 5_000, 3).unwrap();
-    broker.boot().await;
-    let described = broker.describe("t").await.remove(0);
-    if described.damage.is_empty() {
-        // Sealed segments are vouched for by the clean stop; reading finds what the start did not.
-        let fetched = fetch_all(&mut broker).await;
-        assert!(fetched.1 > 0 || fetched.0 < 20, "damage was served as if nothing were wrong");
-    }
-    let (intact, _) = fetch_all(&mut broker).await;
-    assert!(intact >= 16, "what is intact stays readable: {intact}");
-    broker.stop().await;
-}
-
-/// Records read, skipping over what cannot be; and how often that was.
-async fn fetch_all(broker: &mut Harness) -> (usize, usize) {
-    let (mut position, mut records, mut errors) = (0, 0, 0);
-    while position < 20 {
+/// Reads record by record; what cannot be read is counted.
+async fn intact_and_lost(broker: &mut Harness, end: i64) -> (Vec<i64>, Vec<i64>) {
+    let (mut position, mut intact, mut lost) = (0, Vec::new(), Vec::new());
+    while position < end {
         let request = v1::FetchRequest {
             partitions: vec![fetch_partition("t", 0, position)],
             max_bytes: 1,
@@ -120,18 +93,54 @@ async fn fetch_all(broker: &mut Harness) -> (usize, usize) {
         };
         let fetched = broker.data.fetch(request).await.unwrap().into_inner().partitions.remove(0);
         if fetched.error.is_some() {
-            errors += 1;
+            assert_eq!(code(&fetched.error), "KAFKA_STORAGE_ERROR");
+            lost.push(position);
             position += 1;
         } else {
-            let mut bytes = fetched.records;
-            let limits = headwater_proto::record::Limits::default();
-            match headwater_proto::record::RecordBatch::split_first(&mut bytes, &limits) {
-                Ok(Some(batch)) => records += batch.header().record_count as usize,
-                Ok(None) => return (records, errors),
-                Err(_) => errors += 1,
-            }
+            intact.extend(values(fetched.records, position).into_iter().map(|(offset, _)| offset));
             position = fetched.next_offset;
         }
     }
-    (records, errors)
+    (intact, lost)
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_reported_the_rest_is_read_and_only_a_command_accepts_the_loss() {
+    let mut broker = Harness::with(|config| config.storage.scrub_interval_ms = 50).await;
+    broker.create("t", 1, &SMALL).await;
+    broker.produce("t", filler(20, START_MS)).await;
+    let metadata = "/00000000000000000000000000000001-0/";
+    let mut logs = broker.disk.paths();
+    logs.retain(|path| path.extension().is_some_and(|kind| kind == "log"));
+    logs.retain(|path| !path.to_string_lossy().contains(metadata));
+    broker.disk.flip_bit(&logs[1], 5_000, 3).unwrap();
+    let mut admin = broker.admin.clone();
+    eventually("the damage is reported", || {
+        let request = v1::DescribePartitionsRequest { topics: vec!["t".to_owned()] };
+        let mut admin = admin.clone();
+        async move {
+            let found = admin.describe_partitions(request).await.unwrap().into_inner().partitions.remove(0);
+            found.damage.contains("damaged") && found.leader_epoch < 0
+        }
+    })
+    .await;
+    for restarted in [false, true] {
+        if restarted {
+            broker.restart().await;
+        }
+        let (intact, lost) = intact_and_lost(&mut broker, 20).await;
+        assert_eq!((intact.len(), lost.len()), (19, 1), "restarted: {restarted}");
+        let refused = broker.produce("t", vec![batch(&["no"])]).await.remove(0);
+        assert_eq!(code(&refused.error), "KAFKA_STORAGE_ERROR");
+    }
+    admin = broker.admin.clone();
+    let partitions = vec![v1::TopicPartition { topic: "t".to_owned(), partition: 0 }];
+    let accepted = admin.accept_loss(v1::AcceptLossRequest { partitions }).await.unwrap().into_inner();
+    assert_eq!(accepted.partitions[0].error, None);
+    assert_eq!(broker.produce("t", vec![batch(&["yes"])]).await[0].base_offset, 20);
+    let (intact, lost) = intact_and_lost(&mut broker, 21).await;
+    assert_eq!((intact.len(), lost.len()), (20, 0), "an accepted loss is stepped over");
+    broker.restart().await;
+    assert_eq!(intact_and_lost(&mut broker, 21).await.0.len(), 20);
+    broker.stop().await;
 }
