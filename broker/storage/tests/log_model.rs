@@ -106,7 +106,8 @@ impl Run {
 }
 
 fn run(seed: u64, ops: &[Op]) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let disk = Arc::new(SimDisk::new(seed));
         let life = Life::begin(&disk, SMALL).await;
@@ -118,7 +119,6 @@ fn run(seed: u64, ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
     #[test]
     fn the_log_is_a_list(seed: u64, ops in prop::collection::vec(op(), 1..40)) {
         run(seed, &ops);
@@ -152,7 +152,10 @@ async fn a_reset_goes_on_at_the_snapshots_offset() {
     let disk = Arc::new(SimDisk::new(2));
     let life = Life::begin(&disk, SMALL).await;
     life.log.append(&[entry(1, batch(3, 10, 5))]).unwrap();
-    life.log.reset(LogId { term: Term(4), index: LogIndex(100) }, Offset(5_000), &bytes::Bytes::new()).await.unwrap();
+    life.log
+        .reset(LogId { term: Term(4), index: LogIndex(100) }, Offset(5_000), &bytes::Bytes::new())
+        .await
+        .unwrap();
     let life = Life::begin_again(&disk).await;
     let id = life.log.append(&[entry(4, batch(2, 10, 5))]).unwrap();
     assert_eq!(id.index, LogIndex(101));

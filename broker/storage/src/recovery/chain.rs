@@ -110,7 +110,8 @@ impl<'a> Chain<'a> {
                 c.name.generation < cut.generation && c.first_index().is_some_and(|i| i >= cut.next_index)
             })
         };
-        let purged = |c: &Candidate| self.facts.purged.is_some_and(|p| c.name.generation < p.segment_generation);
+        let purged =
+            |c: &Candidate| self.facts.purged.is_some_and(|p| c.name.generation < p.segment_generation);
         let stale: Vec<Candidate> = candidates.extract_if(.., |c| cut(c) || purged(c)).collect();
         for candidate in &stale {
             self.remove(candidate)?;
@@ -331,6 +332,11 @@ impl<'a> Chain<'a> {
             self.touch(&last);
         }
         if torn || !self.damage.is_empty() {
+            return Ok(None);
+        }
+        if self.facts.cut.is_some_and(|cut| last.header.generation < cut.generation) {
+            // The record of the cut stays and voids whatever this generation would take up beyond it.
+            self.seal_end()?;
             return Ok(None);
         }
         let entry_count = last.entry_count();

@@ -120,9 +120,10 @@ impl Life {
             draws += 1;
             draws
         };
-        let data_dir = DataDir::open(disk.clone(), Path::new("/data"), &mut entropy, DataDirOptions::default())
-            .await
-            .map_err(|e| e.to_string())?;
+        let data_dir =
+            DataDir::open(disk.clone(), Path::new("/data"), &mut entropy, DataDirOptions::default())
+                .await
+                .map_err(|e| e.to_string())?;
         let log = data_dir.open_log(GROUP, options).await.map_err(|e| e.to_string())?;
         Ok(Self { disk: disk.clone(), data_dir, log })
     }
@@ -221,13 +222,17 @@ fn check_entries(log: &Log, model: &Model) {
 fn check_offsets(log: &Log, model: &Model) {
     let (first, next) = (model.first_offset(), model.next_offset());
     for offset in first..next {
-        let holder =
-            model.entries.iter().find(|e| e.base_offset <= offset && offset < e.base_offset + e.records).unwrap();
+        let holder = model
+            .entries
+            .iter()
+            .find(|e| e.base_offset <= offset && offset < e.base_offset + e.records)
+            .unwrap();
         let meta = log.entry_at_offset(Offset(offset)).unwrap().unwrap();
         same(&meta, holder);
         let one = log.read(Offset(offset), Offset(i64::MAX), 1).unwrap();
         assert_eq!(one.bytes, holder.bytes, "offset {offset}");
-        let none = log.read(Offset(offset), Offset(holder.base_offset + holder.records - 1), 1 << 20).unwrap();
+        let none =
+            log.read(Offset(offset), Offset(holder.base_offset + holder.records - 1), 1 << 20).unwrap();
         assert!(none.bytes.is_empty(), "a batch that reaches beyond the bound");
     }
     let mut at = first;

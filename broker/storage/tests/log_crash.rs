@@ -1,0 +1,165 @@
+//! The power fails after every single operation of a scenario: what was durable is there, what was not is a
+//! prefix of what was appended, and the log goes on.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Life, Model, SMALL, batch, check, entry};
+use headwater_proto::types::LogIndex;
+use headwater_storage::disk::SimDisk;
+use headwater_storage::log::NewEntry;
+
+/// What the scenario knew when the power failed.
+#[derive(Debug, Default, Clone)]
+struct Known {
+    /// What the log must be a prefix of.
+    model: Model,
+    /// What it may be a prefix of instead, while a truncation is under way.
+    after: Option<Model>,
+    /// Everything below this index must be there.
+    durable_next: u64,
+}
+
+fn some_batches(round: usize) -> Vec<NewEntry> {
+    let term = 1 + round as u64 / 4;
+    (0..5).map(|n| entry(term, batch((round + n) % 4, 40 * n, (10 * round + n) as i64))).collect()
+}
+
+async fn append(life: &Life, known: &mut Known, round: usize) -> Option<()> {
+    let entries = some_batches(round);
+    let mut model = known.model.clone();
+    model.append(&entries);
+    // Any part of a failed append may be found again.
+    known.model = model;
+    life.log.append(&entries).ok()?;
+    Some(())
+}
+
+async fn flush(life: &Life, known: &mut Known) -> Option<()> {
+    life.log.flush().await.ok()?;
+    known.durable_next = known.model.next_index();
+    Some(())
+}
+
+async fn truncate(life: &Life, known: &mut Known, last: u64) -> Option<()> {
+    let mut after = known.model.clone();
+    after.truncate_after(last);
+    known.durable_next = known.durable_next.min(last + 1);
+    known.after = Some(after.clone());
+    life.log.truncate_after(Some(LogIndex(last))).await.ok()?;
+    known.model = after;
+    known.after = None;
+    Some(())
+}
+
+/// Rolls, truncations into sealed and active segments, purges, a seal, and restarts' worth of appends.
+async fn scenario(life: &Life, known: &mut Known) -> Option<()> {
+    for round in 0..4 {
+        append(life, known, round).await?;
+        flush(life, known).await?;
+    }
+    append(life, known, 4).await?;
+    truncate(life, known, 22).await?;
+    append(life, known, 5).await?;
+    flush(life, known).await?;
+    truncate(life, known, 9).await?;
+    append(life, known, 6).await?;
+    flush(life, known).await?;
+    let upto = known.model.entries[7].id;
+    let mut purged = known.model.clone();
+    purged.purge(upto.index.0);
+    known.after = Some(purged.clone());
+    life.log.purge(upto).await.ok()?;
+    known.model = purged;
+    known.after = None;
+    append(life, known, 7).await?;
+    life.log.seal_active().await.ok()?;
+    known.durable_next = known.model.next_index();
+    append(life, known, 8).await?;
+    let at = known.model.entries[1].id;
+    life.log.write_tables(at, bytes::Bytes::from_static(b"tables")).await.ok()?;
+    flush(life, known).await?;
+    append(life, known, 9).await?;
+    life.data_dir.flush_clean().await.ok()?;
+    known.durable_next = known.model.next_index();
+    Some(())
+}
+
+/// The log is a prefix of the model and holds all that was durable.
+fn judge(life: &Life, known: &Known) -> Model {
+    assert_eq!(life.log.damage(), None);
+    let bounds = life.log.bounds();
+    let next = bounds.last.map_or(1, |id| id.index.0 + 1);
+    assert!(next >= known.durable_next, "ends at {next}, {} was durable", known.durable_next);
+    let candidates = [Some(&known.model), known.after.as_ref()];
+    let fits = |m: &&Model| m.purged == bounds.purged && next <= m.next_index() && is_prefix(life, m, next);
+    let Some(model) = candidates.into_iter().flatten().find(fits) else {
+        panic!("the log is no prefix of what was appended: {bounds:?}");
+    };
+    let model = model.prefix(next);
+    check(&life.log, &model);
+    model
+}
+
+fn is_prefix(life: &Life, model: &Model, next: u64) -> bool {
+    let below = model.entries.iter().take_while(|e| e.id.index.0 < next);
+    below.clone().all(|e| life.log.batch(e.id.index).unwrap().is_some_and(|(_, bytes)| bytes == e.bytes))
+}
+
+async fn crash_after(operation: u64, seed: u64, power_cuts: usize) -> bool {
+    let disk = Arc::new(SimDisk::new(seed));
+    disk.die_after(operation);
+    let mut known = Known { durable_next: 1, ..Known::default() };
+    let finished = tokio::select! {
+        biased;
+        () = disk.died() => false,
+        done = async {
+            let Ok(life) = Life::try_begin(&disk, SMALL).await else { return false };
+            scenario(&life, &mut known).await.is_some()
+        } => done,
+    };
+    // Power cuts during the recovery itself, too.
+    for cut in 0..power_cuts as u64 {
+        disk.power_cut();
+        disk.die_after(disk.operations() + 2 + cut * 3);
+        tokio::select! {
+            biased;
+            () = disk.died() => {}
+            life = Life::try_begin(&disk, SMALL) => drop(life),
+        }
+    }
+    disk.power_cut();
+    let life = Life::begin(&disk, SMALL).await;
+    let mut model = judge(&life, &known);
+    // It goes on: what comes now is not confused with what was lost.
+    let entries = some_batches(40);
+    life.log.append(&entries).unwrap();
+    model.append(&entries);
+    life.log.flush().await.unwrap();
+    check(&life.log, &model);
+    let life = life.restart_after_power_cut(SMALL).await;
+    assert_eq!(life.log.damage(), None);
+    check(&life.log, &model);
+    finished
+}
+
+#[tokio::test(start_paused = true)]
+async fn power_fails_after_each_operation_of_rolls_truncations_and_purges() {
+    for seed in 0..2 {
+        let mut operation = 1;
+        while !crash_after(operation, seed * 1_000 + operation, 0).await {
+            operation += 1;
+        }
+        assert!(operation > 100, "the scenario is shorter than it should be: {operation}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn power_fails_again_and_again_during_recovery() {
+    let mut operation = 1;
+    while !crash_after(operation, 77 + operation, 3).await {
+        operation += 3;
+    }
+}
