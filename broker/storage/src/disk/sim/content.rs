@@ -13,7 +13,7 @@ use rand::{Rng, RngExt};
 pub const SECTOR_BYTES: usize = 512;
 
 type Sector = [u8; SECTOR_BYTES];
-const ZEROS: Sector = [0; SECTOR_BYTES];
+static ZEROS: Sector = [0; SECTOR_BYTES];
 
 /// Order of the changes of one file.
 type Change = u64;
@@ -75,7 +75,10 @@ impl Content {
         self.change += 1;
         for (sector, within, at) in split(offset, bytes.len()) {
             let part = &bytes[at..at + within.len()];
-            self.alter(sector, |content| content[within.clone()].copy_from_slice(part));
+            // Bytes written over with themselves (zeros into a new file) leave nothing for a crash to choose from.
+            if self.sectors.get(&sector).map_or(&ZEROS, |content| &**content)[within.clone()] != *part {
+                self.alter(sector, |content| content[within.clone()].copy_from_slice(part));
+            }
         }
         let end = offset + bytes.len() as u64;
         if end > self.len {

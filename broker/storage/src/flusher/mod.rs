@@ -13,6 +13,9 @@
 //! only after its round was; an error is final, for the log whose file it was, or for all when it was the
 //! journal's. Only a full disk is not: the puts of that round fail and nothing else changes.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
