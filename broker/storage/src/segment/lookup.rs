@@ -99,7 +99,7 @@ impl Segment {
     pub fn run_end(&self, from: u32, below: Offset, max_bytes: u64) -> Result<IndexEntry, LogError> {
         let first = self.entry(from)?;
         let delta = below.0.saturating_sub(self.header.base_offset.0).max(0).cast_unsigned();
-        let limit = u64::from(first.position) + max_bytes;
+        let limit = u64::from(first.position).saturating_add(max_bytes);
         let outside = |e: &IndexEntry| {
             e.next_delta() > delta || e.end() > limit || e.control_count > first.control_count
         };
