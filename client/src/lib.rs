@@ -30,7 +30,7 @@ pub use admin::{
     TopicPartitionInfo,
 };
 pub use client::Client;
-pub use config::{Backoff, BoxedConnection, ClientConfig, Clock, Connect, Connector};
+pub use config::{Backoff, BoxedConnection, ClientConfig, Clock, Connect, ConnectFuture, Connector};
 pub use consumer::{
     ConsumedBatch, ConsumedRecord, ConsumedRecords, Consumer, ConsumerConfig, OffsetPolicy, Position,
 };

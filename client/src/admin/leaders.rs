@@ -11,17 +11,21 @@ use crate::client::Whom;
 use crate::metadata::find_topic;
 use crate::{Client, ClientError, TopicPartition};
 
-/// Partitions by the broker that leads them; looks up those that aren't known.
-pub async fn by_leader<T>(
+/// Partitions with what is asked about them, by the broker that leads them.
+type Groups<W> = BTreeMap<i32, Vec<(TopicPartition, W)>>;
+
+/// Partitions by the broker that leads them, and why the others have none; looks up those that
+/// aren't known.
+pub async fn by_leader<W, T>(
     client: &Client,
-    asked: Vec<(TopicPartition, T)>,
-) -> Result<(BTreeMap<i32, Vec<(TopicPartition, T)>>, PerPartition<std::convert::Infallible>), ClientError> {
+    asked: Vec<(TopicPartition, W)>,
+) -> Result<(Groups<W>, PerPartition<T>), ClientError> {
     let leader = |partition: &TopicPartition| client.metadata().leader(&partition.topic, partition.partition);
     let mut unknown: Vec<String> =
         asked.iter().filter(|(p, _)| leader(p).is_none()).map(|(p, _)| p.topic.to_string()).collect();
     unknown.dedup();
     let answer = if unknown.is_empty() { None } else { Some(client.refresh(unknown).await?) };
-    let mut groups: BTreeMap<i32, Vec<_>> = BTreeMap::new();
+    let mut groups: Groups<W> = BTreeMap::new();
     let mut nowhere = PerPartition::new();
     for (partition, what) in asked {
         if let Some(broker) = leader(&partition) {
@@ -84,13 +88,12 @@ async fn list_offsets_once(
     let specs: BTreeMap<TopicPartition, OffsetSpec> = asked.iter().cloned().collect();
     let (groups, nowhere) = by_leader(client, asked).await?;
     for (partition, error) in nowhere {
-        let Err(error) = error;
-        if error.code() == Some(ErrorCode::LeaderNotAvailable)
+        if error.as_ref().is_err_and(|error| error.code() == Some(ErrorCode::LeaderNotAvailable))
             && let Some(spec) = specs.get(&partition)
         {
             again.push((partition.clone(), *spec));
         }
-        results.insert(partition, Err(error));
+        results.insert(partition, error);
     }
     for (broker, group) in groups {
         let partitions: Vec<_> = group

@@ -215,14 +215,7 @@ impl Admin {
         below: Vec<(TopicPartition, Option<i64>)>,
     ) -> Result<PerPartition<i64>, ClientError> {
         const OPERATION: &str = "delete records of";
-        let (groups, nowhere) = by_leader(&self.client, below).await?;
-        let mut results: PerPartition<i64> = nowhere
-            .into_iter()
-            .map(|(partition, error)| {
-                let Err(error) = error;
-                (partition, Err(error))
-            })
-            .collect();
+        let (groups, mut results) = by_leader(&self.client, below).await?;
         for (broker, group) in groups {
             let partitions: Vec<_> = group
                 .iter()
@@ -240,20 +233,41 @@ impl Admin {
                     async move { admin.delete_records(request).await }
                 })
                 .await?;
-            for (partition, _) in group {
-                let found = response
-                    .partitions
-                    .iter()
-                    .find(|r| r.topic == *partition.topic && r.partition == partition.partition);
-                let result = match found.map(|result| (result, &result.error)) {
-                    None => Err(missing(OPERATION, &partition)),
-                    Some((_, Some(error))) => {
-                        Err(ClientError::refused(OPERATION, format!("partition {partition}"), error))
-                    }
-                    Some((result, None)) => Ok(result.log_start_offset),
-                };
-                results.insert(partition, result);
-            }
+            let answers =
+                response.partitions.into_iter().map(|r| (r.topic, r.partition, r.error, r.log_start_offset));
+            collect(OPERATION, group, answers.collect(), &mut results);
+        }
+        Ok(results)
+    }
+
+    /// Accepts that damaged records of these partitions are lost, so that they can be written again.
+    /// Sent again until the request time-out: doing it twice does no more.
+    ///
+    /// # Errors
+    /// A leader did not answer.
+    pub async fn accept_loss(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<PerPartition<()>, ClientError> {
+        const OPERATION: &str = "accept the loss of";
+        let asked = partitions.into_iter().map(|partition| (partition, ())).collect();
+        let (groups, mut results) = by_leader(&self.client, asked).await?;
+        for (broker, group) in groups {
+            let wire = |(partition, ()): &(TopicPartition, ())| v1::TopicPartition {
+                topic: partition.topic.to_string(),
+                partition: partition.partition,
+            };
+            let partitions: Vec<_> = group.iter().map(wire).collect();
+            let request = self.client.request(OPERATION, "partitions");
+            let response = self
+                .client
+                .ask_admin(request, Whom::Broker(broker), |mut admin| {
+                    let request = v1::AcceptLossRequest { partitions: partitions.clone() };
+                    async move { admin.accept_loss(request).await }
+                })
+                .await?;
+            let answers = response.partitions.into_iter().map(|r| (r.topic, r.partition, r.error, ()));
+            collect(OPERATION, group, answers.collect(), &mut results);
         }
         Ok(results)
     }
@@ -319,6 +333,28 @@ fn per_topic<T>(
         (name, result.map(&read))
     };
     names.into_iter().map(find).collect()
+}
+
+/// What a leader answered about each partition that it was asked for.
+fn collect<T: Copy, W>(
+    operation: &'static str,
+    asked: Vec<(TopicPartition, W)>,
+    answers: Vec<(String, i32, Option<v1::Error>, T)>,
+    results: &mut PerPartition<T>,
+) {
+    for (partition, _) in asked {
+        let found = answers
+            .iter()
+            .find(|(topic, number, ..)| *topic == *partition.topic && *number == partition.partition);
+        let result = match found {
+            None => Err(missing(operation, &partition)),
+            Some((_, _, Some(error), _)) => {
+                Err(ClientError::refused(operation, format!("partition {partition}"), error))
+            }
+            Some((_, _, None, value)) => Ok(*value),
+        };
+        results.insert(partition, result);
+    }
 }
 
 /// One topic's part of an answer, or why there is none.

@@ -135,6 +135,12 @@ impl Consumer {
         })
     }
 
+    /// Record bytes that have arrived and were not taken yet.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.shared.lock().buffered_bytes()
+    }
+
     /// The assigned partitions, in order.
     #[must_use]
     pub fn assignment(&self) -> Vec<TopicPartition> {

@@ -9,6 +9,31 @@ use super::{ADDRESS, Fake, FakeLog};
 
 type Reply<T> = Result<Response<T>, Status>;
 
+impl Fake {
+    /// The results, and whether their answer is lost.
+    fn create(&self, request: v1::CreateTopicsRequest) -> (Vec<v1::TopicResult>, bool) {
+        let mut state = self.lock();
+        let mut topics = Vec::new();
+        for topic in request.topics {
+            let name = topic.name;
+            if state.topics.contains_key(&name) {
+                let error = error(ErrorCode::TopicAlreadyExists);
+                topics.push(v1::TopicResult { name, error, ..Default::default() });
+                continue;
+            }
+            if !request.validate_only {
+                state.topics.insert(name.clone(), vec![FakeLog::default(); topic.partitions as usize]);
+            }
+            let partitions = topic.partitions;
+            topics.push(v1::TopicResult { name, partitions, replicas: 1, ..Default::default() });
+        }
+        if state.lose_admin_answer {
+            state.cut();
+        }
+        (topics, state.lose_admin_answer)
+    }
+}
+
 #[tonic::async_trait]
 impl Admin for Fake {
     async fn metadata(&self, request: Request<v1::MetadataRequest>) -> Reply<v1::MetadataResponse> {
@@ -34,28 +59,8 @@ impl Admin for Fake {
 
     async fn create_topics(&self, request: Request<v1::CreateTopicsRequest>) -> Reply<v1::TopicResults> {
         let request = request.into_inner();
-        let mut state = self.lock();
-        let mut topics = Vec::new();
-        for topic in request.topics {
-            let name = topic.name;
-            if state.topics.contains_key(&name) {
-                let error = error(ErrorCode::TopicAlreadyExists);
-                topics.push(v1::TopicResult { name, error, ..Default::default() });
-                continue;
-            }
-            if !request.validate_only {
-                state.topics.insert(name.clone(), vec![FakeLog::default(); topic.partitions as usize]);
-            }
-            topics.push(v1::TopicResult {
-                name,
-                partitions: topic.partitions,
-                replicas: 1,
-                ..Default::default()
-            });
-        }
-        if state.lose_admin_answer {
-            state.cut();
-            drop(state);
+        let (topics, lost) = self.create(request);
+        if lost {
             std::future::pending::<()>().await;
         }
         Ok(Response::new(v1::TopicResults { topics }))
@@ -148,5 +153,16 @@ impl Admin for Fake {
             }
         }
         Ok(Response::new(v1::DescribePartitionsResponse { partitions }))
+    }
+
+    async fn accept_loss(&self, request: Request<v1::AcceptLossRequest>) -> Reply<v1::AcceptLossResponse> {
+        let mut state = self.lock();
+        let accept = |asked: v1::TopicPartition| {
+            let known = state.log(&asked.topic, asked.partition).is_some();
+            let error = if known { None } else { error(ErrorCode::UnknownTopicOrPartition) };
+            v1::AcceptLossResult { topic: asked.topic, partition: asked.partition, error }
+        };
+        let partitions = request.into_inner().partitions.into_iter().map(accept).collect();
+        Ok(Response::new(v1::AcceptLossResponse { partitions }))
     }
 }
