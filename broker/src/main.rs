@@ -19,8 +19,9 @@ const EXIT_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A value that is no text stays visible as such, so that its setting is refused and not ignored.
     let environment: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect();
     let effective = match Effective::load(&cli, &environment, |path| std::fs::read_to_string(path)) {
         Ok(effective) => effective,

@@ -97,7 +97,6 @@ impl Broker {
         let config = Arc::new(config);
         let bound = Bound::bind(&config, &env).await?;
         let addresses = bound.addresses();
-        let limits = ConnectionLimits::new(config.connections.total_max, config.connections.per_ip_max);
         let status = Arc::new(Status::new(MemoryBudget::new(
             config.requests.in_flight_bytes_total,
             config.requests.in_flight_bytes_per_connection,
@@ -108,7 +107,7 @@ impl Broker {
             name: "http",
             listener: bound.http,
             protocol: Arc::new(HttpProtocol::new(status.clone(), &config)),
-            limits: limits.clone(),
+            limits: ConnectionLimits::new(config.http.connections_max, config.connections.per_ip_max),
             stop: http_stop.clone(),
             tasks: http_tasks.clone(),
         };
@@ -131,6 +130,7 @@ impl Broker {
         };
         let grpc =
             GrpcProtocol::new(grpc::routes(&node), config.clone(), status.memory.clone(), tasks.clone());
+        let limits = ConnectionLimits::new(config.connections.total_max, config.connections.per_ip_max);
         let served: [(_, _, Arc<dyn Protocol>); 3] = [
             ("grpc", bound.grpc, Arc::new(grpc)),
             ("kafka", bound.kafka, Arc::new(Unserved { protocol: "the Kafka protocol" })),

@@ -9,8 +9,11 @@ use std::path::Path;
 use clap::Parser;
 use headwater_broker::config::{Cli, ConfigError, Effective, LogFormat, SETTINGS};
 
+/// Names and values.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
 /// Loads with flags (separated by spaces), variables and the text of a file.
-fn load(flags: &str, environment: &[(&str, &str)], file: Option<&str>) -> Result<Effective, ConfigError> {
+fn load(flags: &str, environment: Variables<'_>, file: Option<&str>) -> Result<Effective, ConfigError> {
     let mut args = vec!["headwater"];
     args.extend(flags.split_whitespace());
     if file.is_some() {
@@ -27,7 +30,7 @@ fn load(flags: &str, environment: &[(&str, &str)], file: Option<&str>) -> Result
 fn flags_win_over_environment_over_file_over_dev_over_default() {
     let file = "node_id = 2\n[log]\nformat = \"json\"\n[connections]\ntotal_max = 7";
     let environment = [("HEADWATER_NODE_ID", "3"), ("HEADWATER_CONNECTIONS_TOTAL_MAX", "8")];
-    let cases: &[(&str, &[(&str, &str)], Option<&str>, i32, usize, &str)] = &[
+    let cases: &[(&str, Variables<'_>, Option<&str>, i32, usize, &str)] = &[
         ("", &[], None, 1, 1_024, "default"),
         ("", &[], Some(file), 2, 7, "file headwater.toml"),
         ("", &environment, Some(file), 3, 8, "environment HEADWATER_NODE_ID"),
@@ -63,7 +66,7 @@ fn dev_changes_defaults_only() {
 
 #[test]
 fn what_is_wrong_is_refused_in_one_line_that_names_it() {
-    let cases: &[(&str, &[(&str, &str)], Option<&str>, &str)] = &[
+    let cases: &[(&str, Variables<'_>, Option<&str>, &str)] = &[
         ("--node-id x", &[], None, "`node_id`: expected a whole number, got \"x\" (flag --node-id)"),
         ("--node-id -1", &[], None, "`node_id`: expected 0 to 1000000, got -1 (flag --node-id)"),
         ("--grpc-addr nowhere", &[], None, "`grpc_addr`: expected IP:PORT, such as"),
@@ -109,6 +112,7 @@ fn what_is_wrong_is_refused_in_one_line_that_names_it() {
             "must not exceed `requests.message_bytes_max`",
         ),
         ("", &[], Some("data_dir = \"\""), "`data_dir`: expected a path"),
+        ("", &[("HEADWATER_DATA_DIR", "a\u{fffd}b")], None, "`data_dir`: expected UTF-8"),
     ];
     for (flags, environment, file, expected) in cases {
         let error = load(flags, environment, *file).unwrap_err().to_string();

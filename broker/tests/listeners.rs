@@ -78,11 +78,18 @@ async fn data_client(addr: SocketAddr) -> DataClient<tonic::transport::Channel> 
     DataClient::connect(format!("http://{addr}")).await.unwrap()
 }
 
+/// Whether a call over a new connection is answered.
+async fn serves(addr: SocketAddr) -> bool {
+    match DataClient::connect(format!("http://{addr}")).await {
+        Ok(mut client) => client.list_offsets(ListOffsetsRequest::default()).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
 /// That the broker serves, on both protocols it speaks.
 async fn assert_serving(addresses: Addresses) {
     assert_eq!(get(addresses.http, "/health/ready").await.0, 200);
-    let offsets = data_client(addresses.grpc).await.list_offsets(ListOffsetsRequest::default()).await;
-    assert!(offsets.is_ok(), "{offsets:?}");
+    assert!(serves(addresses.grpc).await);
 }
 
 #[tokio::test]
@@ -179,12 +186,14 @@ async fn connections_beyond_the_bound_are_closed_at_once_and_room_comes_back() {
     let two = |config: &mut Config| config.connections.per_ip_max = 2;
     with_broker(two, async |addresses| {
         let first = TcpStream::connect(addresses.grpc).await.unwrap();
-        let _second = TcpStream::connect(addresses.http).await.unwrap();
-        let mut third = TcpStream::connect(addresses.http).await.unwrap();
+        let _second = TcpStream::connect(addresses.grpc).await.unwrap();
+        let mut third = TcpStream::connect(addresses.kafka).await.unwrap();
         assert_eq!(third.read(&mut [0; 1]).await.unwrap_or(0), 0, "the third is closed");
+        assert_eq!(get(addresses.http, "/health/live").await.0, 200, "probes reach a full broker");
+        assert!(!serves(addresses.grpc).await);
         drop(first);
         // The broker notices the closed connection in its own time.
-        while get(addresses.http, "/health/live").await.0 != 200 {
+        while !serves(addresses.grpc).await {
             tokio::task::yield_now().await;
         }
     })

@@ -114,6 +114,8 @@ settings! {
 
     /// HTTP for people and probes.
     http: HttpConfig "http." {
+        /// Open connections; apart from `connections.total_max`, so that probes reach a broker that is full.
+        connections_max: usize = 64, in 1..=100_000;
         /// Request line and headers together.
         header_bytes_max: usize = 16_384, in 8_192..=1_048_576;
         /// Headers of one request, by number.

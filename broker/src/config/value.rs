@@ -187,6 +187,10 @@ pub struct Setting<C> {
 
 /// Reads a value and checks its range; the error completes a sentence after the setting's name.
 pub fn read<T: Value>(text: &str, check: impl Fn(&T) -> Result<(), String>) -> Result<T, String> {
+    // What the environment held was no UTF-8.
+    if text.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(format!("expected UTF-8, got {text:?}"));
+    }
     let value = T::parse(text).ok_or_else(|| format!("expected {}, got {text:?}", T::EXPECTED))?;
     check(&value)?;
     Ok(value)
