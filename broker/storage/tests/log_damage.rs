@@ -182,6 +182,20 @@ async fn a_lost_sealed_segment_is_a_gap_and_the_rest_is_served() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn damage_that_was_purged_is_nobodys_loss() {
+    let (life, model) = filled(16).await;
+    let life = life.restart_cleanly(SMALL).await;
+    flip(&life, &files(&life.disk, "log")[1], 1);
+    life.log.scrub().await.unwrap();
+    let lost = life.log.damage().unwrap().ranges[0].last_index;
+    life.log.purge(model.entries[lost.0 as usize - 1].id).await.unwrap();
+    assert_eq!(life.log.damage(), None);
+    let life = life.restart_after_kill(SMALL).await;
+    assert_eq!(life.log.damage(), None);
+    life.log.append(&[entry(1, batch(1, 1, 1))]).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_disk_refuses_the_append_and_takes_it_later() {
     let (life, mut model) = filled(8).await;
     let entries: Vec<NewEntry> = (0..20).map(|n| entry(1, batch(2, 300, n))).collect();
@@ -258,7 +272,7 @@ async fn tables_are_kept_below_the_durable_end_and_a_torn_one_is_passed_over() {
         life.log.tables(LogIndex(u64::MAX)).unwrap(),
         Some((model.entries[7].id, Bytes::from("state 7")))
     );
-    life.log.truncate_after(Some(LogIndex(5))).await.unwrap();
+    life.log.truncate_after(Some(LogIndex(2))).await.unwrap();
     assert_eq!(life.log.tables(LogIndex(u64::MAX)).unwrap(), None, "beyond the end");
     life.log.append(&[entry(2, batch(1, 1, 1))]).unwrap();
     let beyond = life.log.bounds().last.unwrap();

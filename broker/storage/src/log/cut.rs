@@ -38,6 +38,7 @@ impl Log {
         };
         self.host.put_fact(self.group, fact::CUT, cut.encode()).await?;
         let removed = self.apply_cut(cut).map_err(|e| self.stop_if_io(e))?;
+        self.forget_gone_damage();
         self.remove(&removed)?;
         // The footer must last before another cut may take the record's place.
         self.flush().await?;
@@ -79,9 +80,12 @@ impl Log {
         if view.purged.is_some_and(|p| p.upto.index >= upto.index) {
             return Ok(());
         }
-        let next_offset = match self.entry(upto.index.next())? {
-            Some(follower) => follower.base_offset,
-            None => view.next_offset(),
+        let next_offset = match self.entry(upto.index.next()) {
+            Ok(Some(follower)) => follower.base_offset,
+            Ok(None) => view.next_offset(),
+            // Damage must not keep retention from what lies before it.
+            Err(LogError::Damaged { first_offset, .. }) => first_offset,
+            Err(error) => return Err(error),
         };
         self.purge_to(&view, upto, next_offset).await
     }
@@ -126,6 +130,7 @@ impl Log {
             flush.durable_next = flush.durable_next.max(upto.index.next());
             removed
         };
+        self.forget_gone_damage();
         self.remove(&removed)
     }
 

@@ -92,6 +92,15 @@ impl Log {
         Ok(())
     }
 
+    /// Forgets damage that a purge or a cut took away; the next start does the same to what is journalled.
+    pub(super) fn forget_gone_damage(&self) {
+        let view = self.view();
+        let damage = self.known_damage().as_ref().clone();
+        if !damage.ranges.is_empty() {
+            self.set_damage(damage.within(view.first_index(), view.next_index()));
+        }
+    }
+
     pub(crate) fn known_damage(&self) -> Arc<Damage> {
         self.damage.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

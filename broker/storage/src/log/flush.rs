@@ -158,7 +158,7 @@ impl FlushSource for Log {
             Err(error) => drop(self.stop(error)),
         }
         for done in waiters {
-            done(result.as_ref().map(|()| ()).map_err(|e| io::Error::new(e.kind(), e.to_string())));
+            done(result.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string())));
         }
     }
 }

@@ -141,6 +141,13 @@ impl Damage {
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty() && self.end_missing_below.is_none()
     }
+
+    /// What is left of it in a log that holds the entries from `first` to below `next`: what was purged or cut
+    /// since is nobody's loss any more.
+    pub(crate) fn within(mut self, first: LogIndex, next: LogIndex) -> Self {
+        self.ranges.retain(|r| r.last_index >= first && r.first_index < next);
+        self
+    }
 }
 
 /// A tail that a crash tore and the start cut off. Until the replica's peers have vouched for the new end,

@@ -99,7 +99,7 @@ pub(crate) async fn recover(
     let view = View { segments: Arc::new(chain.segments), purged: facts.purged, begin };
     let durable_next = facts.durable_next().max(view.next_index());
     let writer = Writer { next_generation: chain.next_generation, active };
-    let damage = merge(facts.damage, chain.damage);
+    let damage = merge(facts.damage, chain.damage).within(view.first_index(), view.next_index());
     Ok(Recovered { view, writer, flush: FlushState::new(durable_next, cuts), damage, tail_cut })
 }
 
@@ -107,7 +107,7 @@ pub(crate) async fn recover(
 async fn begin_directory(disk: &dyn Disk, directory: &Path) -> Result<(), LogError> {
     match disk.list(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        other => return Ok(drop(other?)),
+        other => return other.map(drop).map_err(LogError::from),
     }
     disk.create_dir_all(directory)?;
     match directory.parent() {
