@@ -114,7 +114,9 @@ fn runtime(workers: usize) -> Result<tokio::runtime::Runtime, Failure> {
         1 => tokio::runtime::Builder::new_current_thread(),
         workers => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
-            builder.worker_threads(workers);
+            // Sockets and timers are looked at after so many polls of tasks; by default 61, each of which may
+            // fill a whole batch, so that answers would wait for tens of milliseconds.
+            builder.worker_threads(workers).event_interval(4);
             builder
         }
     };

@@ -8,7 +8,7 @@ use headwater_client::{Consumer, ConsumerConfig, Position, TopicPartition};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::cpu::CpuClock;
+use super::cpu::Stopwatch;
 use super::produce::{seconds, warm_up};
 use super::{client, print, round};
 use crate::commands::offsets;
@@ -79,23 +79,25 @@ pub async fn run(args: BenchConsumeArgs, settings: &Settings, output: Output) ->
 
     let read = Arc::new(Read::default());
     let warm_up = args.warmup_seconds.unwrap_or(if args.seconds.is_some() { 1.0 } else { 0.0 });
+    let (mut watch, mut records_before, mut bytes_before) = (Stopwatch::start(), 0, 0);
     let mut tasks = JoinSet::new();
     for (consumer, partitions) in consumers {
         tasks.spawn(drive(consumer, partitions, Arc::clone(&read), args.records.filter(|_| warm_up == 0.0)));
     }
-    let started = Instant::now();
-    let measure_from = started + Duration::from_secs_f64(warm_up);
-    until(&mut tasks, Some(measure_from), || false).await?;
-    let (cpu, began) = (CpuClock::start(), Instant::now());
-    let (records_before, bytes_before) =
-        (read.records.load(Ordering::Relaxed), read.bytes.load(Ordering::Relaxed));
+    let measure_from = Instant::now() + Duration::from_secs_f64(warm_up);
+    if warm_up > 0.0 {
+        until(&mut tasks, Some(measure_from), || false).await?;
+        watch = Stopwatch::start();
+        records_before = read.records.load(Ordering::Relaxed);
+        bytes_before = read.bytes.load(Ordering::Relaxed);
+    }
     let enough = || {
         let so_far = read.records.load(Ordering::Relaxed) - records_before;
         args.records.is_some_and(|records| so_far >= records)
     };
     let end = args.seconds.map(|seconds| measure_from + Duration::from_secs_f64(seconds));
     until(&mut tasks, end, enough).await?;
-    let (elapsed, cpu_seconds) = (began.elapsed().as_secs_f64(), cpu.seconds());
+    let (elapsed, cpu_seconds) = watch.read();
     let records = read.records.load(Ordering::Relaxed) - records_before;
     let bytes = read.bytes.load(Ordering::Relaxed) - bytes_before;
     read.stop.store(true, Ordering::Relaxed);

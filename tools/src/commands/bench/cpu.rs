@@ -1,23 +1,26 @@
-//! CPU time of this process, all its threads, user and system.
+//! CPU time of this process, all its threads, user and system; and wall time beside it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
 /// A point to count from.
 #[derive(Debug, Clone, Copy)]
-pub struct CpuClock(Duration);
+pub struct Stopwatch {
+    began: Instant,
+    cpu_used: Duration,
+}
 
-impl CpuClock {
+impl Stopwatch {
     #[must_use]
     pub fn start() -> Self {
-        Self(used())
+        Self { began: Instant::now(), cpu_used: used() }
     }
 
-    /// Seconds used since.
+    /// Seconds since, and CPU seconds used in them.
     #[must_use]
-    pub fn seconds(self) -> f64 {
-        used().saturating_sub(self.0).as_secs_f64()
+    pub fn read(self) -> (f64, f64) {
+        (self.began.elapsed().as_secs_f64(), used().saturating_sub(self.cpu_used).as_secs_f64())
     }
 }
 
@@ -32,11 +35,12 @@ mod tests {
 
     #[test]
     fn work_is_counted() {
-        let clock = CpuClock::start();
+        let watch = Stopwatch::start();
         let mut sum = 0_u64;
-        while clock.seconds() == 0.0 {
+        while watch.read().1 == 0.0 {
             sum = std::hint::black_box(sum + 1);
         }
-        assert!(clock.seconds() > 0.0);
+        let (elapsed, cpu_seconds) = watch.read();
+        assert!(elapsed > 0.0 && cpu_seconds > 0.0);
     }
 }

@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::consume::share;
-use super::cpu::CpuClock;
+use super::cpu::Stopwatch;
 use super::latency::Latencies;
 use super::load::Run;
-use super::produce::{rate, seconds, spawn, start_producers, warm_up};
+use super::produce::{Fleet, rate, seconds, warm_up};
 use super::{LoadArgs, client, payload, print, round};
 use crate::commands::offsets;
 use crate::exit::{Exit, Failure};
@@ -56,7 +56,7 @@ pub struct BenchE2eArgs {
 
 pub async fn run(args: BenchE2eArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
     let consumers = start_consumers(&args, settings).await?;
-    let producers = start_producers(&args.topic, &args.load, settings).await?;
+    let fleet = Fleet::start(&args.topic, &args.load, settings).await?;
     let started = Instant::now();
     let measure_from = started + Duration::from_secs_f64(args.warmup_seconds);
     let end = args.seconds.map(|seconds| measure_from + Duration::from_secs_f64(seconds));
@@ -74,17 +74,20 @@ pub async fn run(args: BenchE2eArgs, settings: &Settings, output: Output) -> Res
     for consumer in consumers {
         readers.spawn(read(consumer, Arc::clone(&run), Arc::clone(&received), stopped.clone()));
     }
-    let mut tasks = spawn(producers, &args.topic, &args.load, Some(args.rate_mb), end, &run, true);
+    let (mut watch, mut before) = (Stopwatch::start(), 0);
+    let mut tasks = fleet.spawn(Some(args.rate_mb), end, &run, true);
     let mut acks = Latencies::new()?;
-    tasks.until(measure_from, &mut acks).await?;
-    let (cpu, began, before) = (CpuClock::start(), Instant::now(), received.load(Ordering::Relaxed));
+    if args.warmup_seconds > 0.0 {
+        tasks.until(measure_from, &mut acks).await?;
+        (watch, before) = (Stopwatch::start(), received.load(Ordering::Relaxed));
+    }
     tasks.all(&mut acks).await?;
     let sent = run.acknowledged.load(Ordering::Relaxed);
     let deadline = Instant::now() + STRAGGLERS;
     while received.load(Ordering::Relaxed) < sent && Instant::now() < deadline && !readers.is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let (elapsed, cpu_seconds) = (began.elapsed().as_secs_f64(), cpu.seconds());
+    let (elapsed, cpu_seconds) = watch.read();
     // Consumers that have failed already no longer listen.
     let _ = stop.send(true);
     let mut latencies = Latencies::new()?;

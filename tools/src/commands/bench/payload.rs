@@ -10,7 +10,7 @@ const POOL_BYTES: usize = 4 << 20;
 /// Bytes at the start of an end-to-end value: the run, then the time at which it was due.
 pub const STAMP_BYTES: usize = 16;
 
-/// Hands out values of one length.
+/// Hands out values of one length. Clones share the buffer.
 #[derive(Debug, Clone)]
 pub struct Payload {
     pool: Bytes,
@@ -22,8 +22,10 @@ impl Payload {
     #[must_use]
     pub fn new(record_bytes: u32) -> Self {
         let record_bytes = record_bytes as usize;
-        let words = (POOL_BYTES + record_bytes).div_ceil(8) as u64;
-        let pool: Vec<u8> = (0..words).flat_map(|n| split_mix(n).to_le_bytes()).collect();
+        let mut pool = vec![0; (POOL_BYTES + record_bytes).next_multiple_of(8)];
+        for (n, word) in (0..).zip(pool.chunks_exact_mut(8)) {
+            word.copy_from_slice(&split_mix(n).to_le_bytes());
+        }
         Self { pool: pool.into(), record_bytes, next: 0 }
     }
 

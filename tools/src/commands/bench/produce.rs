@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::cpu::CpuClock;
+use super::cpu::Stopwatch;
 use super::latency::Latencies;
 use super::load::{Load, Pace, Run};
 use super::payload::Payload;
@@ -67,7 +67,7 @@ fn positive(text: &str) -> Option<f64> {
 }
 
 pub async fn run(args: BenchProduceArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
-    let producers = start_producers(&args.topic, &args.load, settings).await?;
+    let fleet = Fleet::start(&args.topic, &args.load, settings).await?;
     let warm_up = args.warmup_seconds.unwrap_or(if args.seconds.is_some() { 1.0 } else { 0.0 });
     let started = Instant::now();
     let measure_from = started + Duration::from_secs_f64(warm_up);
@@ -80,18 +80,21 @@ pub async fn run(args: BenchProduceArgs, settings: &Settings, output: Output) ->
         budget: AtomicU64::new(args.records.unwrap_or(u64::MAX)),
         acknowledged: AtomicU64::new(0),
     });
-    let mut tasks = spawn(producers, &args.topic, &args.load, args.rate_mb, end, &run, false);
+    let (mut watch, mut before) = (Stopwatch::start(), 0);
+    let mut tasks = fleet.spawn(args.rate_mb, end, &run, false);
     let mut latencies = Latencies::new()?;
 
-    tasks.until(measure_from, &mut latencies).await?;
-    let (cpu, began, before) = (CpuClock::start(), Instant::now(), run.acknowledged.load(Ordering::Relaxed));
+    if warm_up > 0.0 {
+        tasks.until(measure_from, &mut latencies).await?;
+        (watch, before) = (Stopwatch::start(), run.acknowledged.load(Ordering::Relaxed));
+    }
     if let Some(end) = end {
         tasks.until(end, &mut latencies).await?;
     } else {
         tasks.all(&mut latencies).await?;
     }
     let acknowledged = run.acknowledged.load(Ordering::Relaxed);
-    let (elapsed, cpu_seconds) = (began.elapsed().as_secs_f64(), cpu.seconds());
+    let (elapsed, cpu_seconds) = watch.read();
     run.stop.store(true, Ordering::Relaxed);
     tasks.all(&mut latencies).await?;
 
@@ -124,61 +127,60 @@ pub async fn run(args: BenchProduceArgs, settings: &Settings, output: Output) ->
     print(&format!("produce to {}", args.topic), &data, output)
 }
 
-/// Connected producers, so that the measurement is not of connecting; and their topic's partitions.
-pub async fn start_producers(
-    topic: &str,
-    load: &LoadArgs,
-    settings: &Settings,
-) -> Result<Vec<(Producer, i32)>, Failure> {
-    let mut producers = Vec::new();
-    for _ in 0..load.producers {
-        let producer = client(settings).await?.producer(load.config()?).await?;
-        let partitions = producer.partitions(topic).await?;
-        producers.push((producer, partitions));
-    }
-    Ok(producers)
+/// Connected producers, so that the measurement is not of connecting.
+pub struct Fleet {
+    topic: String,
+    load: LoadArgs,
+    /// Each with the number of the topic's partitions.
+    producers: Vec<(Producer, i32)>,
+    payload: Payload,
 }
 
 /// Producers at work.
 pub struct Tasks(JoinSet<Result<Latencies, Failure>>);
 
-/// Sets the producers to work, at their own pace or at a rate.
-pub fn spawn(
-    producers: Vec<(Producer, i32)>,
-    topic: &str,
-    load: &LoadArgs,
-    rate_mb: Option<f64>,
-    end: Option<Instant>,
-    run: &Arc<Run>,
-    stamped: bool,
-) -> Tasks {
-    let mut tasks = JoinSet::new();
-    let mut paced = Vec::new();
-    for (n, (producer, partitions)) in (0..).zip(producers) {
-        let due = rate_mb.map(|_| {
-            let (sender, receiver) = mpsc::unbounded_channel();
-            paced.push(sender);
-            receiver
-        });
-        let load = Load {
-            producer,
-            topic: topic.to_string(),
-            partitions,
-            first_partition: n % partitions.max(1),
-            batch_records: u64::from(load.batch_records),
-            in_flight: load.in_flight(partitions),
-            payload: Payload::new(load.record_bytes),
-            stamped,
-            run: Arc::clone(run),
-        };
-        tasks.spawn(load.drive(due));
+impl Fleet {
+    pub async fn start(topic: &str, load: &LoadArgs, settings: &Settings) -> Result<Self, Failure> {
+        let mut producers = Vec::new();
+        for _ in 0..load.producers {
+            let producer = client(settings).await?.producer(load.config()?).await?;
+            let partitions = producer.partitions(topic).await?;
+            producers.push((producer, partitions));
+        }
+        let payload = Payload::new(load.record_bytes);
+        Ok(Self { topic: topic.to_string(), load: load.clone(), producers, payload })
     }
-    if let Some(rate_mb) = rate_mb {
-        let batches_per_s = rate_mb * 1e6 / load.batch_bytes() as f64;
-        let pace = Pace { batches_per_s, start: run.started, end };
-        tokio::task::spawn_blocking(move || pace.keep(&paced));
+
+    /// Sets the producers to work, at their own pace or at a rate.
+    pub fn spawn(self, rate_mb: Option<f64>, end: Option<Instant>, run: &Arc<Run>, stamped: bool) -> Tasks {
+        let mut tasks = JoinSet::new();
+        let mut paced = Vec::new();
+        for (n, (producer, partitions)) in (0..).zip(self.producers) {
+            let due = rate_mb.map(|_| {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                paced.push(sender);
+                receiver
+            });
+            let load = Load {
+                producer,
+                topic: self.topic.clone(),
+                partitions,
+                first_partition: n % partitions.max(1),
+                batch_records: u64::from(self.load.batch_records),
+                in_flight: self.load.in_flight(partitions),
+                payload: self.payload.clone(),
+                stamped,
+                run: Arc::clone(run),
+            };
+            tasks.spawn(load.drive(due));
+        }
+        if let Some(rate_mb) = rate_mb {
+            let batches_per_s = rate_mb * 1e6 / self.load.batch_bytes() as f64;
+            let pace = Pace { batches_per_s, start: run.started, end };
+            tokio::task::spawn_blocking(move || pace.keep(&paced));
+        }
+        Tasks(tasks)
     }
-    Tasks(tasks)
 }
 
 impl Tasks {
@@ -187,6 +189,7 @@ impl Tasks {
         let mut sleep = std::pin::pin!(tokio::time::sleep_until(at.into()));
         loop {
             tokio::select! {
+                biased;
                 () = &mut sleep => return Ok(()),
                 Some(done) = self.0.join_next() => merge(done, latencies)?,
             }

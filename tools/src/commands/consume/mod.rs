@@ -44,7 +44,7 @@ pub struct ConsumeArgs {
     /// The first record: a place, see below [default: start; with --follow end].
     #[arg(long, value_name = "PLACE", value_parser = parse)]
     from: Option<Place>,
-    /// Where to stop: a place, or the end as it is now when there are less records [default: end].
+    /// Where to stop: a place, or the end as it is now when there are fewer records [default: end].
     #[arg(long, value_name = "PLACE", value_parser = parse, conflicts_with = "follow")]
     until: Option<Place>,
     /// Stop after so many records.
