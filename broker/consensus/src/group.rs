@@ -93,10 +93,10 @@ impl<M: Machine> Group<M> {
     /// Whether this replica leads, with everything of earlier terms applied.
     #[must_use]
     pub fn leadership(&self) -> Option<Leadership> {
-        let metrics = self.raft.as_ref()?.server_metrics();
+        let metrics = self.raft.as_ref()?.metrics();
         let term = {
             let metrics = metrics.borrow_watched();
-            if !metrics.state.is_leader() || !metrics.vote.committed {
+            if metrics.running_state.is_err() || !metrics.state.is_leader() || !metrics.vote.committed {
                 return None;
             }
             Term(metrics.vote.leader_id.term)
@@ -107,7 +107,7 @@ impl<M: Machine> Group<M> {
     /// The replica that leads, as far as this one knows.
     #[must_use]
     pub fn leader(&self) -> Option<ReplicaId> {
-        self.raft.as_ref()?.server_metrics().borrow_watched().current_leader
+        self.raft.as_ref()?.metrics().borrow_watched().current_leader
     }
 
     /// Waits until this replica leads.
@@ -117,7 +117,7 @@ impl<M: Machine> Group<M> {
     pub async fn wait_leader(&self) -> Result<Leadership, ConsensusError> {
         let raft = self.raft()?;
         let mut progress = self.progress();
-        let mut role = raft.server_metrics();
+        let mut role = raft.metrics();
         loop {
             if let Some(leadership) = self.leadership() {
                 return Ok(leadership);
@@ -193,8 +193,9 @@ impl<M: Machine> Group<M> {
 
     #[must_use]
     pub fn health(&self) -> Health {
-        let Some(raft) = &self.raft else {
-            return Health::Damaged(self.log().damage().unwrap_or_default());
+        let damage = self.log().damage().filter(|damage| !damage.accepted);
+        let (None, Some(raft)) = (&damage, &self.raft) else {
+            return Health::Damaged(damage.unwrap_or_default());
         };
         match &raft.metrics().borrow_watched().running_state {
             Err(openraft::errors::Fatal::Stopped) => Health::Stopped,

@@ -16,6 +16,8 @@ mod pending;
 mod settings;
 mod start;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use applied::Progress;

@@ -162,43 +162,47 @@ impl LogStore {
         Ok(batches)
     }
 
-    /// Appends, and waits for space while the disk is full: an error would end the group, and with it the
-    /// partition, until the broker is restarted.
-    async fn append_when_space(&self, entries: &[NewEntry]) -> io::Result<()> {
+    /// Runs a write, again and again while the disk is full: an error would end the group, and with it the
+    /// partition, until the broker is restarted. Nothing was written by a refused try.
+    async fn when_space<F>(&self, mut write: impl FnMut() -> F) -> io::Result<()>
+    where
+        F: Future<Output = Result<(), LogError>>,
+    {
         loop {
-            match self.shared.log.append(entries) {
-                Ok(_) => break,
+            match write().await {
+                Ok(()) => break,
                 Err(LogError::NoSpace(error)) => self.wait_for_space(error).await?,
+                Err(LogError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                    self.wait_for_space(error).await?;
+                }
                 Err(error) => return Err(log_failed(error)),
             }
         }
-        self.shared.appends.send_if_modified(|state| {
-            let waited = *state == AppendState::NoSpace;
-            if waited {
-                *state = AppendState::Open;
-            }
-            waited
-        });
+        self.shared
+            .appends
+            .send_if_modified(|state| replace_if(state, AppendState::NoSpace, AppendState::Open));
         Ok(())
     }
 
     async fn wait_for_space(&self, error: io::Error) -> io::Result<()> {
-        let begins = self.shared.appends.send_if_modified(|state| {
-            let begins = *state == AppendState::Open;
-            if begins {
-                *state = AppendState::NoSpace;
-            }
-            begins
-        });
-        if begins {
+        let appends = &self.shared.appends;
+        if appends.send_if_modified(|state| replace_if(state, AppendState::Open, AppendState::NoSpace)) {
             tracing::error!(group = %self.shared.group, %error, "the disk is full: writes wait for space");
         }
-        let mut appends = self.shared.appends.subscribe();
+        let mut stopping = appends.subscribe();
         tokio::select! {
-            _ = appends.wait_for(|state| *state == AppendState::Stopping) => Err(error),
+            _ = stopping.wait_for(|state| *state == AppendState::Stopping) => Err(error),
             () = sleep(SPACE_RETRY) => Ok(()),
         }
     }
+}
+
+fn replace_if(state: &mut AppendState, from: AppendState, to: AppendState) -> bool {
+    let replaces = *state == from;
+    if replaces {
+        *state = to;
+    }
+    replaces
 }
 
 /// The offset after `entry`, where it can be told: a leader's own entries are stamped by the log itself.
@@ -249,7 +253,12 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
         if bounds.last.map(|last| last.index) > bounds.durable_index {
             self.shared.log.flush().await?;
         }
-        self.shared.data_dir.put(Some(self.shared.group), fact::VOTE, encode_vote(vote)).await?;
+        let bytes = encode_vote(vote);
+        let put = || {
+            let stored = self.shared.data_dir.put(Some(self.shared.group), fact::VOTE, bytes.clone());
+            async { Ok(stored.await?) }
+        };
+        self.when_space(put).await?;
         *self.shared.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(*vote);
         Ok(())
     }
@@ -269,7 +278,7 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries = self.convert(entries)?;
-        self.append_when_space(&entries).await?;
+        self.when_space(|| std::future::ready(self.shared.log.append(&entries).map(|_| ()))).await?;
         self.shared.log.when_durable(Box::new(move |result| callback.io_completed(result)));
         Ok(())
     }
@@ -280,7 +289,8 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
     }
 
     async fn purge(&mut self, upto: RaftLogId) -> io::Result<()> {
-        self.shared.log.purge(from_raft(&upto)).await.map_err(log_failed)
+        let upto = from_raft(&upto);
+        self.when_space(|| self.shared.log.purge(upto)).await
     }
 }
 
