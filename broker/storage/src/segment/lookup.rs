@@ -1,6 +1,9 @@
 //! Finding entries and batches of a segment.
 
+use std::ops::Range;
+
 use bytes::Bytes;
+use headwater_proto::record::HEADER_BYTES;
 use headwater_proto::types::{LogIndex, Offset, Term, TimestampMs};
 
 use super::{Segment, batch};
@@ -55,31 +58,32 @@ impl Segment {
         }
     }
 
-    /// The first entry number in `from..count` for which `holds`; `holds` must not turn false again.
+    /// The first entry number in `range` for which `holds`; `holds` must not turn false again.
     fn partition_point(
         &self,
-        from: u32,
+        range: Range<u32>,
         holds: impl Fn(&IndexEntry) -> bool,
     ) -> Result<Option<u32>, LogError> {
-        let count = self.entry_count();
-        let (mut low, mut high) = (from, count);
+        let (mut low, mut high) = (range.start, range.end);
         while low < high {
             let middle = low + (high - low) / 2;
             if holds(&self.entry(middle)?) { high = middle } else { low = middle + 1 }
         }
-        Ok((low < count).then_some(low))
+        Ok((low < range.end).then_some(low))
     }
 
     /// The first entry that ends behind `offset`: the data entry that contains it, when it lies in
     /// this segment.
     pub fn find_offset(&self, offset: Offset) -> Result<Option<u32>, LogError> {
         let delta = offset.0.saturating_sub(self.header.base_offset.0).max(0).cast_unsigned();
-        self.partition_point(0, |e| e.next_delta() > delta)
+        self.partition_point(0..self.entry_count(), |e| e.next_delta() > delta)
     }
 
     /// The first data entry whose largest timestamp is at least `timestamp`.
     pub fn find_timestamp(&self, timestamp: TimestampMs) -> Result<Option<u32>, LogError> {
-        let Some(mut n) = self.partition_point(0, |e| e.running_timestamp >= timestamp.0)? else {
+        let Some(mut n) =
+            self.partition_point(0..self.entry_count(), |e| e.running_timestamp >= timestamp.0)?
+        else {
             return Ok(None);
         };
         // Where the running maximum steps up stands the entry that raised it; only a timestamp at or below -1,
@@ -103,7 +107,10 @@ impl Segment {
         let outside = |e: &IndexEntry| {
             e.next_delta() > delta || e.end() > limit || e.control_count > first.control_count
         };
-        match self.partition_point(from + 1, outside)?.unwrap_or_else(|| self.entry_count()) - 1 {
+        // No batch is smaller than its header: that bounds the search.
+        let batches_max = u32::try_from(max_bytes / HEADER_BYTES as u64 + 1).unwrap_or(u32::MAX);
+        let stop = self.entry_count().min(from.saturating_add(batches_max));
+        match self.partition_point(from + 1..stop, outside)?.unwrap_or(stop) - 1 {
             n if n > from => self.entry(n),
             _ => Ok(first),
         }
