@@ -2,7 +2,8 @@
 //!
 //! `fsync_group [batch bytes = 16384] [writers = 64] [appends a writer = 200] [runs = 7]`, in the directory whose
 //! file system is to be measured. Runs alternate; the medians count. The store journals durable points: at the
-//! default interval, and (second line) in every round.
+//! default interval, and (second line) right after every round. Group sizes are not fixed: a round that begins
+//! later takes more writers with it, so the two lines differ in grouping too.
 
 mod support;
 

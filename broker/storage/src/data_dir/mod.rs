@@ -44,7 +44,8 @@ const DELETED: u8 = 31;
 /// What may be chosen for a data directory.
 #[derive(Debug, Clone, Copy)]
 pub struct DataDirOptions {
-    /// Longest time for which a flush round's durable points stay unjournalled; zero: until the next round.
+    /// Longest time for which a flush round's durable points stay unjournalled; zero: a round of their own follows
+    /// at once.
     pub point_interval: Duration,
 }
 
