@@ -88,6 +88,15 @@ impl Ledger {
         self.sent.iter().filter(|sent| matches!(sent.outcome, Outcome::Acked(_))).count()
     }
 
+    /// A number that two equal histories share (FNV-1a, Fowler, Noll, Vo, of their text).
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0100_0000_01b3;
+        let text = format!("{self:?}");
+        text.bytes().fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+    }
+
     /// Compares with a last, complete read: per partition the records in offset order.
     #[must_use]
     pub fn check(&self, finally: &BTreeMap<(String, i32), Vec<(i64, u64)>>) -> BTreeSet<Anomaly> {

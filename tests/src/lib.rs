@@ -5,3 +5,5 @@
 pub mod ledger;
 pub mod process;
 pub mod raw;
+pub mod sim;
+pub mod workload;

@@ -1,0 +1,108 @@
+//! Clock, entropy and network of a simulated host.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use headwater_broker::env::{BoxedStream, Clock, Entropy, Listener, Network};
+use headwater_client::{BoxedConnection, ConnectFuture, Connector};
+use headwater_proto::types::TimestampMs;
+use turmoil::net::TcpListener;
+
+/// Wall-clock time at which every simulation begins.
+pub const EPOCH_MS: i64 = 1_700_000_000_000;
+
+/// Simulated time since [`EPOCH_MS`], the same on every host.
+#[derive(Debug)]
+pub struct SimClock;
+
+impl Clock for SimClock {
+    fn now(&self) -> TimestampMs {
+        TimestampMs(now_ms())
+    }
+}
+
+/// Milliseconds since the epoch, inside a simulated host.
+#[must_use]
+pub fn now_ms() -> i64 {
+    EPOCH_MS + turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as i64)
+}
+
+/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+#[derive(Debug)]
+pub struct SimEntropy(AtomicU64);
+
+impl SimEntropy {
+    const INCREMENT: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    /// A number below `bound`; 0 for a bound of 0.
+    #[must_use]
+    pub fn below(&self, bound: u64) -> u64 {
+        if bound == 0 { 0 } else { self.next_u64() % bound }
+    }
+}
+
+impl Entropy for SimEntropy {
+    fn next_u64(&self) -> u64 {
+        let mut z = self.0.fetch_add(Self::INCREMENT, Ordering::Relaxed).wrapping_add(Self::INCREMENT);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// TCP of turmoil.
+#[derive(Debug)]
+pub struct SimNetwork;
+
+#[async_trait]
+impl Network for SimNetwork {
+    async fn bind(&self, addr: SocketAddr) -> io::Result<Box<dyn Listener>> {
+        // A simulated host listens on its one address, whatever loopback the configuration names.
+        let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), addr.port());
+        let listener = TcpListener::bind(addr).await?;
+        let local_addr = listener.local_addr()?;
+        Ok(Box::new(SimListener { listener, local_addr }))
+    }
+}
+
+struct SimListener {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+}
+
+impl std::fmt::Debug for SimListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SimListener({})", self.local_addr)
+    }
+}
+
+#[async_trait]
+impl Listener for SimListener {
+    async fn accept(&mut self) -> io::Result<(BoxedStream, SocketAddr)> {
+        let (stream, peer) = self.listener.accept().await?;
+        Ok((Box::new(stream), peer))
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+}
+
+/// How a simulated client reaches `HOST:PORT`.
+#[must_use]
+pub fn connector() -> Connector {
+    Arc::new(|address: String| -> ConnectFuture {
+        Box::pin(async move {
+            let stream = turmoil::net::TcpStream::connect(address).await?;
+            Ok(Box::new(stream) as Box<dyn BoxedConnection>)
+        })
+    })
+}
