@@ -55,17 +55,27 @@ impl Harness {
     }
 
     pub async fn with(adjust: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::default();
-        let free = "127.0.0.1:0".parse().unwrap();
-        let broker = &mut config.broker;
-        (broker.kafka_addr, broker.grpc_addr, broker.peer_addr, broker.http_addr) = (free, free, free, free);
-        broker.data_dir = "/data".into();
+        let mut config = config();
         adjust(&mut config);
-        let disk = Arc::new(SimDisk::new(7));
+        Self::on(Arc::new(SimDisk::new(7)), config).await
+    }
+
+    /// Like [`Harness::start`], on a disk that may hold something already.
+    pub async fn on_disk(disk: Arc<SimDisk>) -> Self {
+        Self::on(disk, config()).await
+    }
+
+    async fn on(disk: Arc<SimDisk>, config: Config) -> Self {
         let clock = Arc::new(TestClock(AtomicI64::new(START_MS)));
         let entropy = Arc::new(Counting(AtomicU64::new(1)));
         let (broker, data, admin) = boot(&config, &disk, &clock, &entropy).await;
         Self { disk, clock, entropy, config, broker: Some(broker), data, admin }
+    }
+
+    /// The power fails: what the broker still does has no effect any more.
+    pub fn power_cut(&mut self) {
+        self.broker = None;
+        self.disk.power_cut();
     }
 
     /// Stops in good order and starts again.
@@ -142,6 +152,15 @@ impl Harness {
     pub fn advance_clock(&self, by_ms: i64) {
         self.clock.0.fetch_add(by_ms, Ordering::SeqCst);
     }
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    let free = "127.0.0.1:0".parse().unwrap();
+    let broker = &mut config.broker;
+    (broker.kafka_addr, broker.grpc_addr, broker.peer_addr, broker.http_addr) = (free, free, free, free);
+    broker.data_dir = "/data".into();
+    config
 }
 
 async fn boot(

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod crash;
 mod harness;
 mod produce;
 mod retention;
