@@ -7,7 +7,8 @@
 //!   that it is not stored and never will be under the old one.
 //! - After a batch was refused or lost, nothing new is sent before all in flight are answered; then
 //!   all go again in order, from the first unacknowledged on.
-//! - At most five are in flight: a broker knows the last five from duplicates.
+//! - No batch is sent that is five or more ahead of one in flight: a broker knows only the last five
+//!   from duplicates, and answers come in any order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -93,6 +94,8 @@ pub struct Lane {
     retry: VecDeque<Batch>,
     /// Sent and not answered, in order.
     in_flight: VecDeque<Batch>,
+    /// The newest batch that was ever sent.
+    last_order: u64,
     /// Something failed: nothing is sent until all in flight are answered.
     draining: bool,
     renumber: Option<Renumber>,
@@ -109,6 +112,7 @@ impl Lane {
             next_sequence: Sequence(0),
             retry: VecDeque::new(),
             in_flight: VecDeque::new(),
+            last_order: 0,
             draining: false,
             renumber: None,
             not_before: None,
@@ -127,7 +131,7 @@ impl Lane {
         if self.in_flight.is_empty() {
             self.draining = false;
         }
-        if self.draining || self.in_flight.len() >= shared.config.max_in_flight_per_partition {
+        if self.draining || !self.window_has_room(shared.config.max_in_flight_per_partition) {
             return Step::Wait(None);
         }
         if let Some(renumber) = self.renumber {
@@ -156,8 +160,22 @@ impl Lane {
         }
     }
 
+    /// Whether the next batch is close enough to the oldest in flight.
+    fn window_has_room(&self, window: usize) -> bool {
+        let (Some(oldest), Some(newest)) = (self.in_flight.front(), self.in_flight.back()) else {
+            return true;
+        };
+        let next = match self.retry.front() {
+            Some(batch) => batch.order,
+            None => self.last_order.max(newest.order) + 1,
+        };
+        self.in_flight.len() < window
+            && (self.identity.is_none() || next.saturating_sub(oldest.order) < window as u64)
+    }
+
     fn launch(&mut self, batch: Batch) -> Step {
         let step = Step::Send { order: batch.order, bytes: batch.bytes.clone() };
+        self.last_order = self.last_order.max(batch.order);
         self.in_flight.push_back(batch);
         step
     }

@@ -5,7 +5,7 @@ use headwater_proto::{ErrorCode, v1};
 use tonic::{Request, Response, Status};
 
 use super::data::error;
-use super::{ADDRESS, Fake, FakeLog};
+use super::{Fake, FakeLog};
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -52,7 +52,7 @@ impl Admin for Fake {
             let partitions = (0..logs.len() as i32).map(partition).collect();
             v1::TopicMetadata { name, partitions, topic_id: vec![7; 16].into(), ..Default::default() }
         };
-        let brokers = vec![v1::Broker { grpc_address: ADDRESS.to_owned(), ..Default::default() }];
+        let brokers = vec![v1::Broker { grpc_address: state.address.clone(), ..Default::default() }];
         let topics = names.into_iter().map(describe).collect();
         Ok(Response::new(v1::MetadataResponse { cluster_id: "c".into(), controller_id: 0, brokers, topics }))
     }

@@ -56,6 +56,9 @@ fn produce_one(state: &mut State, entry: &v1::ProducePartition) -> (v1::ProduceP
 }
 
 fn store(state: &mut State, entry: &v1::ProducePartition) -> Result<i64, ErrorCode> {
+    if state.discard {
+        return Ok(0);
+    }
     if entry.records.len() > state.batch_bytes_max {
         return Err(ErrorCode::MessageTooLarge);
     }

@@ -20,8 +20,8 @@ use rand::{RngExt, SeedableRng};
 use tokio::io::DuplexStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::server::{Router, TcpIncoming};
 
 pub use log::{FakeLog, Producers};
 
@@ -57,6 +57,10 @@ pub struct State {
     pub silent: bool,
     /// Batches larger than this are refused.
     pub batch_bytes_max: usize,
+    /// What metadata says of where this broker is.
+    pub address: String,
+    /// Batches are answered and forgotten.
+    pub discard: bool,
     pub connections: u32,
     pub next_producer_id: i64,
     pub produce_messages: u64,
@@ -105,6 +109,8 @@ impl Fake {
                 down: false,
                 silent: false,
                 batch_bytes_max: 64 << 20,
+                address: ADDRESS.to_owned(),
+                discard: false,
                 connections: 0,
                 next_producer_id: 0,
                 produce_messages: 0,
@@ -118,14 +124,8 @@ impl Fake {
             appended: Arc::new(Notify::new()),
             incoming,
         };
-        let server = tonic::transport::Server::builder()
-            .initial_stream_window_size(16 << 20)
-            .initial_connection_window_size(32 << 20)
-            .max_frame_size(1 << 20)
-            .add_service(DataServer::new(fake.clone()).max_decoding_message_size(64 << 20))
-            .add_service(AdminServer::new(fake.clone()))
-            .serve_with_incoming(UnboundedReceiverStream::new(connections).map(|c| c));
-        tokio::spawn(server);
+        let connections = UnboundedReceiverStream::new(connections);
+        tokio::spawn(fake.server().serve_with_incoming(connections));
         fake
     }
 
@@ -150,6 +150,25 @@ impl Fake {
 
     pub async fn client(&self, seed: u64) -> Client {
         Client::connect(self.config(seed)).await.unwrap()
+    }
+
+    /// Listens on a free port too, and gives a configuration that goes there.
+    pub async fn listen(&self) -> ClientConfig {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        self.lock().address.clone_from(&address);
+        let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
+        tokio::spawn(self.server().serve_with_incoming(connections));
+        ClientConfig::new([address])
+    }
+
+    fn server(&self) -> Router {
+        tonic::transport::Server::builder()
+            .initial_stream_window_size(16 << 20)
+            .initial_connection_window_size(32 << 20)
+            .max_frame_size(1 << 20)
+            .add_service(DataServer::new(self.clone()).max_decoding_message_size(64 << 20))
+            .add_service(AdminServer::new(self.clone()))
     }
 
     fn connect(&self) -> io::Result<Box<dyn BoxedConnection>> {
