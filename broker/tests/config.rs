@@ -30,18 +30,19 @@ fn load(flags: &str, environment: Variables<'_>, file: Option<&str>) -> Result<E
 fn flags_win_over_environment_over_file_over_dev_over_default() {
     let file = "node_id = 2\n[log]\nformat = \"json\"\n[connections]\ntotal_max = 7";
     let environment = [("HEADWATER_NODE_ID", "3"), ("HEADWATER_CONNECTIONS_TOTAL_MAX", "8")];
-    let cases: &[(&str, Variables<'_>, Option<&str>, i32, usize, &str)] = &[
-        ("", &[], None, 1, 1_024, "default"),
-        ("", &[], Some(file), 2, 7, "file headwater.toml"),
-        ("", &environment, Some(file), 3, 8, "environment HEADWATER_NODE_ID"),
-        ("--node-id 4", &environment, Some(file), 4, 8, "flag --node-id"),
-        ("--node-id 4 --dev", &environment, Some(file), 4, 8, "flag --node-id"),
+    let (none, both): (Variables<'_>, Variables<'_>) = (&[], &environment);
+    let cases = [
+        ("", none, None, 1, 1_024, "default"),
+        ("", none, Some(file), 2, 7, "file headwater.toml"),
+        ("", both, Some(file), 3, 8, "environment HEADWATER_NODE_ID"),
+        ("--node-id 4", both, Some(file), 4, 8, "flag --node-id"),
+        ("--node-id 4 --dev", both, Some(file), 4, 8, "flag --node-id"),
     ];
     for (flags, environment, file, node_id, total_max, origin) in cases {
-        let effective = load(flags, environment, *file).unwrap();
-        assert_eq!(effective.config.broker.node_id, *node_id, "{flags}");
-        assert_eq!(effective.config.connections.total_max, *total_max, "{flags}");
-        assert_eq!(effective.origin("node_id").to_string(), *origin);
+        let effective = load(flags, environment, file).unwrap();
+        assert_eq!(effective.config.broker.node_id, node_id, "{flags}");
+        assert_eq!(effective.config.connections.total_max, total_max, "{flags}");
+        assert_eq!(effective.origin("node_id").to_string(), origin);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -58,6 +58,13 @@ async fn start(command: &mut Command) -> (Child, Lines<BufReader<ChildStderr>>, 
 fn signal(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
     kill_process(pid, signal).unwrap();
+}
+
+/// Stops it in good order.
+async fn stop(mut child: Child) {
+    signal(&child, Signal::TERM);
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
 }
 
 #[tokio::test]
@@ -129,7 +136,54 @@ async fn a_data_directory_in_use_is_refused_and_the_owner_goes_on() {
     assert!(owner.try_wait().unwrap().is_none(), "the owner runs");
     signal(&owner, Signal::KILL);
     owner.wait().await.unwrap();
-    let (mut next, _lines, _) = start(&mut headwater(&dir)).await;
-    signal(&next, Signal::TERM);
-    assert_eq!(next.wait().await.unwrap().code(), Some(0), "a killed owner's directory is free");
+    let (next, _lines, _) = start(&mut headwater(&dir)).await;
+    stop(next).await;
+}
+
+#[tokio::test]
+async fn a_data_directory_of_another_version_is_refused_and_left_as_it_is() {
+    let dir = TempDir::new().unwrap();
+    let (child, _lines, _) = start(&mut headwater(&dir)).await;
+    stop(child).await;
+    let format = dir.path().join("headwater-data/format");
+    std::fs::write(&format, "headwater data directory, format 999\n").unwrap();
+    let (exit, _, stderr) = run(&mut headwater(&dir)).await;
+    assert_eq!(exit, 5, "{stderr}");
+    assert!(stderr.contains("999"), "{stderr}");
+    assert!(std::fs::read_to_string(format).unwrap().contains("999"));
+}
+
+#[tokio::test]
+async fn a_data_directory_belongs_to_one_node_id() {
+    let dir = TempDir::new().unwrap();
+    let (child, _lines, _) = start(&mut headwater(&dir)).await;
+    stop(child).await;
+    let (exit, _, stderr) = run(headwater(&dir).arg("--node-id=2")).await;
+    assert_eq!(exit, 2, "{stderr}");
+    assert!(stderr.contains("belongs to broker 1"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_drain_at_once() {
+    let dir = TempDir::new().unwrap();
+    let mut command = headwater(&dir);
+    let (mut child, mut lines, ready) = start(command.env("HEADWATER_DRAIN_TIMEOUT_MS", "3600000")).await;
+    // A peer that never answers keeps the drain waiting.
+    let addr = ready["grpc"].as_str().unwrap();
+    let mut silent = tokio::net::TcpStream::connect(addr).await.unwrap();
+    silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    // The broker's settings: the connection is one of HTTP/2 from here on.
+    silent.read_exact(&mut [0; 9]).await.unwrap();
+    signal(&child, Signal::TERM);
+    let draining = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("draining") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, draining).await.unwrap();
+    signal(&child, Signal::INT);
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(128 + Signal::INT.as_raw()));
 }
