@@ -14,20 +14,53 @@ use tokio_util::sync::PollSemaphore;
 /// Charged on top of a message's length for what surrounds it, so that empty messages are bounded too.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 256;
 
+/// Messages up to this cost have a lane of their own.
+const SMALL_MESSAGE_BYTES: usize = 64 << 10;
+/// The share of that lane: an eighth.
+const SMALL_LANE_DIVISOR: usize = 8;
+/// Several messages must fit their lane, or a small one were as bad as a large one.
+const SMALL_MESSAGES_PER_LANE: usize = 16;
+
 /// The memory of the broker for unanswered messages. Cheap to clone; clones share it.
+///
+/// Small messages do not queue behind large ones: a broker whose producers wait for the disk still answers
+/// who asks for metadata or wants to consume.
 #[derive(Debug, Clone)]
 pub struct MemoryBudget {
-    total: Arc<Semaphore>,
-    total_bytes: usize,
+    small: Lane,
+    bulk: Lane,
+    small_message_bytes: usize,
     per_connection_bytes: usize,
 }
 
+#[derive(Debug, Clone)]
+struct Lane {
+    permits: Arc<Semaphore>,
+    bytes: usize,
+}
+
+impl Lane {
+    fn new(bytes: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(bytes)), bytes }
+    }
+
+    fn used_bytes(&self) -> usize {
+        self.bytes - self.permits.available_permits()
+    }
+}
+
 impl MemoryBudget {
-    /// `total_bytes` must fit a semaphore (an eighth of the address space) and a `u32` per message.
+    /// `total_bytes` beyond what a semaphore counts (an eighth of the address space) is not used.
     #[must_use]
     pub fn new(total_bytes: usize, per_connection_bytes: usize) -> Self {
         let total_bytes = total_bytes.min(Semaphore::MAX_PERMITS);
-        Self { total: Arc::new(Semaphore::new(total_bytes)), total_bytes, per_connection_bytes }
+        let small_bytes = total_bytes / SMALL_LANE_DIVISOR;
+        Self {
+            small: Lane::new(small_bytes),
+            bulk: Lane::new(total_bytes - small_bytes),
+            small_message_bytes: SMALL_MESSAGE_BYTES.min(small_bytes / SMALL_MESSAGES_PER_LANE),
+            per_connection_bytes: per_connection_bytes.min(Semaphore::MAX_PERMITS),
+        }
     }
 
     /// The share of one connection.
@@ -37,16 +70,19 @@ impl MemoryBudget {
         ConnectionMemory { connection, budget: self.clone() }
     }
 
-    /// Bytes not charged to anyone.
-    #[must_use]
-    pub fn free_bytes(&self) -> usize {
-        self.total.available_permits()
-    }
-
     /// Bytes charged now.
     #[must_use]
     pub fn used_bytes(&self) -> usize {
-        self.total_bytes - self.free_bytes()
+        self.small.used_bytes() + self.bulk.used_bytes()
+    }
+
+    /// What a message costs, and where. More than a whole share is never asked for, so that any message that
+    /// passes the size limit is admitted once its connection holds nothing else.
+    fn price(&self, message_bytes: usize) -> (&Lane, u32) {
+        let bytes = message_bytes.saturating_add(MESSAGE_OVERHEAD_BYTES);
+        let lane = if bytes <= self.small_message_bytes { &self.small } else { &self.bulk };
+        let cost = bytes.min(self.per_connection_bytes).min(lane.bytes);
+        (lane, u32::try_from(cost).unwrap_or(u32::MAX))
     }
 }
 
@@ -58,30 +94,23 @@ pub struct ConnectionMemory {
 }
 
 impl ConnectionMemory {
-    /// What a message costs: more than a whole share is never asked for, so that any message that passes
-    /// the size limit is admitted once its connection holds nothing else.
-    fn cost(&self, message_bytes: usize) -> u32 {
-        let bytes = message_bytes.saturating_add(MESSAGE_OVERHEAD_BYTES);
-        let bytes = bytes.min(self.budget.per_connection_bytes).min(self.budget.total_bytes);
-        u32::try_from(bytes).unwrap_or(u32::MAX)
-    }
-
     /// Charges a message if there is room at once.
     #[must_use]
     pub fn try_acquire(&self, message_bytes: usize) -> Option<MemoryPermit> {
-        let cost = self.cost(message_bytes);
+        let (lane, cost) = self.budget.price(message_bytes);
         let connection = self.connection.clone().try_acquire_many_owned(cost).ok()?;
-        let total = self.budget.total.clone().try_acquire_many_owned(cost).ok()?;
+        let total = lane.permits.clone().try_acquire_many_owned(cost).ok()?;
         Some(MemoryPermit { _connection: connection, _total: total })
     }
 
     /// Queues for room; first come, first served.
     #[must_use]
     pub fn acquire(&self, message_bytes: usize) -> Pending {
+        let (lane, cost) = self.budget.price(message_bytes);
         Pending {
-            cost: self.cost(message_bytes),
+            cost,
             connection: PollSemaphore::new(self.connection.clone()),
-            total: PollSemaphore::new(self.budget.total.clone()),
+            total: PollSemaphore::new(lane.permits.clone()),
             held: None,
         }
     }
@@ -154,11 +183,11 @@ mod tests {
         let (a, b) = (budget.connection(), budget.connection());
         let first = a.try_acquire(1_500).unwrap();
         assert!(a.try_acquire(1_500).is_none(), "the share of the connection is spent");
-        let second = b.try_acquire(1_500).unwrap();
-        let third = budget.connection().try_acquire(200).unwrap();
+        let second = b.try_acquire(1_000).unwrap();
         assert!(budget.connection().try_acquire(1_500).is_none(), "the broker's is");
-        drop((first, second, third));
-        assert_eq!(budget.free_bytes(), 4_000, "a refused one gives back what it took on the way");
+        assert_eq!(budget.used_bytes(), 2_500 + 2 * MESSAGE_OVERHEAD_BYTES);
+        drop((first, second));
+        assert_eq!(budget.used_bytes(), 0, "a refused one gives back what it took on the way");
     }
 
     #[tokio::test]
@@ -174,5 +203,19 @@ mod tests {
         assert_eq!(budget.used_bytes(), 2_000);
         drop(permit);
         assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn small_messages_pass_while_large_ones_queue() {
+        let mib = 1 << 20;
+        let budget = MemoryBudget::new(64 * mib, 64 * mib);
+        let hog = budget.connection().try_acquire(60 * mib).unwrap();
+        let mut queued = budget.connection().acquire(60 * mib);
+        assert!(poll_fn(|cx| Poll::Ready(queued.poll(cx).is_pending())).await);
+        let connection = budget.connection();
+        let small: Vec<_> = (0..100).map(|_| connection.try_acquire(60_000).unwrap()).collect();
+        assert!(budget.used_bytes() <= 64 * mib);
+        drop((hog, small));
+        assert!(poll_fn(|cx| queued.poll(cx)).await.is_some());
     }
 }

@@ -94,7 +94,7 @@ impl Protocol for GrpcProtocol {
         match drive(connection, &activity, idle_timeout, stop).await {
             Ok(Ended::Closed | Ended::Cut) => Ok(()),
             // A peer that vanishes is everyday; one that breaks the protocol is worth a line.
-            Err(error) if is_violation(&error) => Err(ConnectionError::new("http2", error.to_string())),
+            Err(error) if is_violation(&error) => Err(ConnectionError::new("http2", in_words(&error))),
             Err(_) => Ok(()),
         }
     }
@@ -110,6 +110,12 @@ fn is_violation(error: &hyper::Error) -> bool {
         source = inner.source();
     }
     !(error.is_closed() || error.is_incomplete_message() || error.is_canceled() || error.is_timeout())
+}
+
+/// An error and what caused it: hyper's own text says no more than "http2 error".
+fn in_words(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source())
+        .fold(error.to_string(), |words, cause| format!("{words}: {cause}"))
 }
 
 impl Graceful for http2::Connection<TokioIo<Rewound>, ConnectionService, TrackedExecutor> {
