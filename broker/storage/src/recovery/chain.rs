@@ -137,7 +137,7 @@ impl<'a> Chain<'a> {
         match (self.facts.purged, header) {
             // The first segment may begin below the purged entry: a purge deletes whole segments only.
             (Some(p), Some(h)) if h.first_index <= p.upto.index.next() => (h.first_index, h.base_offset),
-            (Some(p), None) if candidate.name.base_offset <= p.next_offset => {
+            (Some(p), None) if candidate.name.generation == p.segment_generation => {
                 (p.segment_first_index, candidate.name.base_offset)
             }
             (Some(p), _) => (p.upto.index.next(), p.next_offset),
@@ -146,6 +146,17 @@ impl<'a> Chain<'a> {
                 (self.facts.point.segment_first_index, candidate.name.base_offset)
             }
             (None, _) => (LogIndex(1), Offset(0)),
+        }
+    }
+
+    /// Whether a segment without an index file can be the next one. That it begins at the right offset does not
+    /// tell: entries without records, lost before it, would shift its log indexes. Up to the durable point
+    /// nothing can be missing; behind it no entry of a segment whose header was never synced was acknowledged.
+    fn may_follow(&self, candidate: &Candidate) -> bool {
+        let generation = candidate.name.generation;
+        match (self.segments.last(), self.facts.purged) {
+            (None, Some(purged)) => generation == purged.segment_generation,
+            _ => generation <= self.facts.point.segment_generation,
         }
     }
 
@@ -165,8 +176,10 @@ impl<'a> Chain<'a> {
         let (next_index, next_offset) = self.expected(&candidate);
         let header = match &candidate.index {
             Some((header, _)) => *header,
-            None if candidate.name.base_offset == next_offset => self.guess_header(&candidate, next_index),
-            None => return self.join_unplaced(candidate),
+            None if candidate.name.base_offset == next_offset && self.may_follow(&candidate) => {
+                self.guess_header(&candidate, next_index)
+            }
+            None => return self.join_unplaced(candidate).await,
         };
         if header.first_index < next_index || header.base_offset < next_offset {
             return Err(LogError::Corrupt {
@@ -192,9 +205,16 @@ impl<'a> Chain<'a> {
         self.add(candidate, header).await
     }
 
-    /// A segment without an index file that does not follow the end: above the durable point it is torn off, below
-    /// it nothing tells which entries it holds.
-    fn join_unplaced(&mut self, candidate: Candidate) -> Result<(), LogError> {
+    /// A segment whose index file is lost and that can't be placed. One that was begun and never written is removed;
+    /// any other is torn off, and with it what follows: nothing behind it was acknowledged.
+    async fn join_unplaced(&mut self, candidate: Candidate) -> Result<(), LogError> {
+        let length = candidate.data.len();
+        if length > 0 {
+            candidate.data.populate(0..length).await?;
+        }
+        if walk::is_zero(&candidate.data.read(0..length)?) {
+            return self.remove(&candidate);
+        }
         self.torn_off.push(candidate);
         Ok(())
     }

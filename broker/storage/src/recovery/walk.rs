@@ -248,7 +248,7 @@ pub(crate) fn scan_one(rest: &[u8], tip: &Tip, expected_offset: i64, last_term: 
     tip.entry(&header, u32::try_from(size).ok()?, u32::try_from(term).ok()?, batch::stored_header_crc(batch)?)
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     // In blocks that vectorize: up to 16 MiB of preallocated space are looked at.
     let blocks = bytes.chunks_exact(64);
     let rest = blocks.remainder();

@@ -130,7 +130,8 @@ impl Published {
 }
 
 impl Segment {
-    /// Creates the files of a new segment and writes its header; nothing is synced.
+    /// Creates the files of a new segment and writes its header; nothing is synced. What can't be made
+    /// whole is removed again.
     pub fn create(
         disk: &dyn Disk,
         directory: &Path,
@@ -140,11 +141,24 @@ impl Segment {
     ) -> std::io::Result<Self> {
         let name = SegmentName { generation: header.generation, base_offset: header.base_offset };
         let index_bytes = index_capacity(capacity_entries);
-        let data = disk.create(&directory.join(name.log_file()), capacity_bytes)?;
-        let index = disk.create(&directory.join(name.index_file()), index_bytes)?;
-        index.write_at(0, &[IoSlice::new(&header.encode())])?;
-        let state = Published::empty(&header);
-        Ok(Self::assemble(header, directory, data, index, capacity_bytes, state))
+        let (data_path, index_path) = (directory.join(name.log_file()), directory.join(name.index_file()));
+        let data = disk.create(&data_path, capacity_bytes)?;
+        let index = disk.create(&index_path, index_bytes).and_then(|index| {
+            index.write_at(0, &[IoSlice::new(&header.encode())])?;
+            Ok(index)
+        });
+        match index {
+            Ok(index) => {
+                let state = Published::empty(&header);
+                Ok(Self::assemble(header, directory, data, index, capacity_bytes, state))
+            }
+            Err(error) => {
+                // The next start removes what can't be removed now: nothing is in it.
+                drop(disk.remove_file(&index_path));
+                drop(disk.remove_file(&data_path));
+                Err(error)
+            }
+        }
     }
 
     /// Joins opened files with what recovery found in them.
