@@ -227,7 +227,9 @@ mod tests {
     fn retention_by_size_keeps_at_least_what_is_asked_for() {
         let now = TimestampMs(1_000);
         let all = segments(&[1, 1, 1, 1]);
-        for (keep, expected) in [(400, 0), (301, 0), (300, 10), (250, 10), (200, 20), (1, 20), (0, 30)] {
+        for (keep, expected) in
+            [(400, 0), (301, 0), (300, 10), (250, 10), (200, 20), (101, 20), (100, 30), (0, 30)]
+        {
             assert_eq!(expired_below(&all, &config(None, Some(keep)), now), Offset(expected), "keep {keep}");
         }
     }
