@@ -290,3 +290,83 @@ impl Input {
         DecodeError::Malformed { what: self.what, reason }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_peers() -> impl Strategy<Value = BTreeMap<ReplicaId, Peer>> {
+        let peer = (any::<i32>(), any::<[u8; 16]>()).prop_map(|(broker, bytes)| Peer {
+            broker_id: BrokerId(broker),
+            incarnation: Incarnation(bytes),
+        });
+        prop::collection::btree_map(any::<u64>().prop_map(ReplicaId), peer, 1..5)
+    }
+
+    fn any_log_id() -> impl Strategy<Value = LogId> {
+        (any::<u64>(), 1..u64::MAX)
+            .prop_map(|(term, index)| LogId { term: Term(term), index: LogIndex(index) })
+    }
+
+    /// One configuration or two, and perhaps learners beside them.
+    fn any_membership() -> impl Strategy<Value = Membership> {
+        (any_peers(), 1_usize..5, any::<bool>()).prop_map(|(peers, voters, joint)| {
+            let config: BTreeSet<_> = peers.keys().take(voters).copied().collect();
+            let configs = if joint { vec![config.clone(), config] } else { vec![config] };
+            Membership::new(configs, peers).unwrap()
+        })
+    }
+
+    fn any_tables() -> impl Strategy<Value = Tables> {
+        let membership = (any_log_id(), any_membership());
+        (any_log_id(), any::<i64>(), membership, any::<Vec<u8>>()).prop_map(
+            |(at, offset, (id, members), machine)| {
+                let membership = StoredMembership::new(to_raft(id), members);
+                Tables { at, next_offset: Offset(offset), membership, machine: machine.into() }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn everything_survives_its_encoding(
+            (term, node, committed) in any::<(u64, u64, bool)>(),
+            id in any_log_id(),
+            membership in any_membership(),
+            (replica, voters) in (any::<u64>(), any_peers()),
+            tables in any_tables(),
+        ) {
+            let vote = RaftVote { committed, ..RaftVote::new(term, ReplicaId(node)) };
+            prop_assert_eq!(decode_vote(&encode_vote(&vote)).unwrap(), vote);
+            prop_assert_eq!(decode_log_id(&encode_log_id(id)).unwrap(), id);
+            prop_assert_eq!(decode_membership(&encode_membership(&membership)).unwrap(), membership);
+            let creation = Creation { replica_id: ReplicaId(replica), voters };
+            prop_assert_eq!(decode_creation(&encode_creation(&creation)).unwrap(), creation);
+            prop_assert_eq!(Tables::decode(&tables.encode()).unwrap(), tables);
+        }
+
+        #[test]
+        fn damaged_tables_are_an_error_or_other_tables(
+            tables in any_tables(),
+            cut in any::<prop::sample::Index>(),
+            flip in any::<prop::sample::Index>(),
+        ) {
+            let good = tables.encode();
+            let mut bytes = good.to_vec();
+            let at = flip.index(bytes.len());
+            bytes[at] ^= 0x80;
+            let _ = Tables::decode(&bytes.into());
+            prop_assert!(Tables::decode(&good.slice(..cut.index(good.len()))).is_err());
+        }
+
+        #[test]
+        fn garbage_never_takes_memory_it_does_not_fill(bytes in any::<Vec<u8>>()) {
+            let bytes = Bytes::from([&[0, 0], bytes.as_slice()].concat());
+            let _ = (decode_vote(&bytes), decode_log_id(&bytes), decode_creation(&bytes));
+            let _ = (decode_membership(&bytes), Tables::decode(&bytes));
+        }
+    }
+}

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod group;
+mod model;
+mod snapshot;
 mod store;
 mod suite;
 mod support;

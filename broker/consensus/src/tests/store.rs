@@ -134,11 +134,7 @@ async fn committed_is_never_stored_beyond_the_durable_end() {
     drop(fixture.append(blanks(1, 5..10)).await);
     // openraft commits what a quorum of others has, although this replica has not flushed it.
     RaftLogStorage::<Unit>::save_committed(&mut fixture.store, Some(raft_id(1, 9))).await.unwrap();
-    fixture.disk.stall_syncs(Some((".log", Duration::from_secs(60))));
-    tokio::time::timeout(Duration::from_secs(60), fixture.shared.checkpoint_committed())
-        .await
-        .unwrap()
-        .unwrap();
+    fixture.shared.checkpoint_committed().await.unwrap();
 
     let stored = fixture.shared.data_dir.get(Some(GROUP), fact::COMMITTED).unwrap();
     assert_eq!(decode_log_id(&stored).unwrap(), log_id(1, 5));
