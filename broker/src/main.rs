@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::{ExitCode, exit};
 use std::sync::Arc;
 
@@ -28,8 +29,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error, EXIT_CONFIG),
     };
     if cli.print_config {
-        print!("{effective}");
-        return ExitCode::SUCCESS;
+        return print(&effective.to_string());
     }
     if let Err(error) = telemetry::init(&effective.config.log) {
         return fail(&error, EXIT_CONFIG);
@@ -42,6 +42,14 @@ fn main() -> ExitCode {
     match runtime.enable_all().build() {
         Ok(runtime) => runtime.block_on(run(effective.config)),
         Err(error) => fail(&format!("cannot start the runtime: {error}"), 1),
+    }
+}
+
+/// A reader that has seen enough, as `head` has, is no failure.
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error, 1),
+        _ => ExitCode::SUCCESS,
     }
 }
 

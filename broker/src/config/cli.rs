@@ -7,15 +7,18 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+/// Paragraphs are one line each: clap breaks them to the width of the terminal.
 const AFTER_HELP: &str = "\
-Precedence: flags, then the environment, then the file, then --dev, then the defaults. A setting `section.key` of the file
-is HEADWATER_SECTION_KEY in the environment; --print-config lists them all, and what it prints is a valid file.
+Precedence: flags, then the environment, then the file, then --dev, then the defaults. A setting `section.key` \
+of the file is HEADWATER_SECTION_KEY in the environment; --print-config lists them all, and what it prints is a \
+valid file.
 
---dev, for a developer's machine: logs for a reader and at debug level for the broker, retention every 5 s, a drain of at most
-2 s, 64 MiB of receive windows and 128 MiB of requests in flight. Ports, data and durability stay as they are.
+--dev, for a developer's machine: logs for a reader and at debug level for the broker, retention every 5 s, \
+a drain of at most 2 s, 64 MiB of receive windows and 128 MiB of requests in flight. Ports, data and durability \
+stay as they are.
 
 Exit codes:
-  0  stopped by SIGTERM or SIGINT after a drain (a second signal exits at once, with 128 + its number)
+  0  stopped by SIGTERM or SIGINT after a drain (a second signal: 128 + its number, at once)
   1  failed while running, or for any reason not listed
   2  a flag, variable or file is wrong
   3  an address cannot be listened on
