@@ -32,7 +32,7 @@ impl Progress {
         };
         let blue = if colour(&io::stderr()) { ".blue" } else { "" };
         let template = match total {
-            Some(_) => format!("{{bar:30{blue}}} {{percent:>3}} %  {{msg}}  {{eta}} left"),
+            Some(_) => format!("{{bar:20{blue}}} {{percent:>3}} %  {{msg}}  {{eta}} left"),
             None => format!("{{spinner{blue}}} {{msg}}  {{elapsed}}"),
         };
         // The templates are constants: an error would only cost the looks.

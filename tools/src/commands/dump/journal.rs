@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::printer::Printer;
 use crate::exit::Failure;
 
-pub fn dump(directory: &Path, printer: &mut Printer) -> Result<(), Failure> {
+/// `all` prints every fact to people as well; machines get them in any case.
+pub fn dump(directory: &Path, all: bool, printer: &mut Printer) -> Result<(), Failure> {
     let read = |name: &str| -> io::Result<Bytes> { std::fs::read(directory.join(name)).map(Bytes::from) };
     let inspected = journal::inspect(read).map_err(|e| Failure::file("read", directory.display(), &e))?;
     let found = match inspected {
@@ -53,6 +54,9 @@ pub fn dump(directory: &Path, printer: &mut Printer) -> Result<(), Failure> {
             found.sequence,
             facts.len()
         ));
+        if !all {
+            return;
+        }
         let rows = facts.iter().map(|f| {
             let owner = f.group.map_or_else(|| "(node)".to_string(), |g| g.to_string());
             vec![format!("  {owner}"), f.name.clone(), f.value.len().to_string(), hex(f.value)]
@@ -82,6 +86,7 @@ fn name(of_group: bool, kind: u8) -> String {
     match (of_group, kind) {
         (false, 1) => "incarnation",
         (false, 2) => "clean stop",
+        (false, 64) => "cluster",
         (true, 1) => "durable point",
         (true, 2) => "cut",
         (true, 3) => "purged",

@@ -34,7 +34,7 @@ Examples:
   streamctl dump ./headwater-data/groups/*-0/00000000000000000000.1.log --records | less")]
 pub struct DumpArgs {
     path: PathBuf,
-    /// Print every batch; a single segment's are always printed.
+    /// Print every batch and every fact of the journal; those of a single file are always printed.
     #[arg(long)]
     batches: bool,
     /// Print every batch and its records.
@@ -83,7 +83,7 @@ fn directory(path: &Path, detail: Detail, printer: &mut Printer) -> Result<(), F
         let format = std::fs::read_to_string(path.join("format"))
             .map_err(|e| Failure::file("read", path.join("format").display(), &e))?;
         printer.data_directory(path, format.trim())?;
-        journal::dump(&path.join("journal"), printer)?;
+        journal::dump(&path.join("journal"), detail > Detail::Segments, printer)?;
         let groups = path.join("groups");
         for name in self::names(&groups)? {
             if name.parse::<GroupId>().is_ok() {
@@ -93,7 +93,7 @@ fn directory(path: &Path, detail: Detail, printer: &mut Printer) -> Result<(), F
         return Ok(());
     }
     if has("0.a") || has("0.b") {
-        return journal::dump(path, printer);
+        return journal::dump(path, true, printer);
     }
     if names.iter().any(|name| name.ends_with(".log")) || is_group(path) {
         return group(path, detail, printer);

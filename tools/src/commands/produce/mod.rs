@@ -47,6 +47,10 @@ enum End {
 pub async fn run(args: ProduceArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
     let config = args.config()?;
     let layout = args.layout()?;
+    // A file that is not there is told before anything is sent.
+    for path in args.files.iter().filter(|path| path.as_os_str() != "-") {
+        std::fs::metadata(path).map_err(|e| Failure::file("read", path.display(), &e))?;
+    }
     let client = connect(settings).await?;
     let producer = client.producer(config).await?;
     let partitions = producer.partitions(&args.topic).await?;
