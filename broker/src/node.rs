@@ -232,11 +232,8 @@ impl Node {
         self.tasks.close();
         self.tasks.wait().await;
         self.registry.close_all().await;
-        let metadata = self.controller.group();
-        if let Err(error) = metadata.checkpoint().await {
-            tracing::warn!(%error, "no checkpoint of the metadata: the next start replays its log");
-        }
-        metadata.shutdown().await;
+        self.controller.checkpoint().await;
+        self.controller.group().shutdown().await;
         if let Err(error) = self.data_dir.flush_clean().await {
             tracing::error!(%error, "the stop was not clean: the next start recovers");
         }

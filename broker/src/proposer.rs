@@ -1,18 +1,20 @@
 //! The leader's way into a group's log: decide, propose, settle.
 //!
 //! Invariants: the gate's decision on a batch and its proposal happen under one lock, in the order of the
-//! calls; what was proposed is settled with the gate whether or not anybody still waits for it; a repeat
-//! of a proposal in flight waits for the same outcome. After a refused proposal callers are told to retry
-//! until everything in flight is answered.
+//! calls; what was stamped is proposed, and settled with the gate, whether or not its caller is still
+//! there (a stamp that got lost would bar the group for ever); a repeat of a proposal in flight waits for
+//! the same outcome. After a refused proposal callers are told to retry until everything in flight is
+//! answered.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
 use headwater_consensus::{Group, Health, Leadership, Pending, Proposal};
 use headwater_core::{Decision, Gate, Machine, Original, Refusal, Stamp};
 use headwater_proto::types::Offset;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::error::RequestError;
 use crate::limits::MemoryPermit;
@@ -64,7 +66,7 @@ struct Lead<R: Send + Sync + 'static> {
 pub struct Proposer<M: Machine> {
     group: Arc<Group<M>>,
     /// Held over decision and proposal: the order in which it is taken is the order in the log.
-    order: tokio::sync::Mutex<()>,
+    order: Arc<tokio::sync::Mutex<()>>,
     lead: Mutex<Lead<M::Reply>>,
     base_offset: fn(&M::Reply) -> Offset,
 }
@@ -77,7 +79,7 @@ where
     /// `base_offset` tells where a reply says that its entry begins.
     pub fn new(group: Arc<Group<M>>, base_offset: fn(&M::Reply) -> Offset) -> Arc<Self> {
         let lead = Lead { gate: None, waiters: BTreeMap::new(), flights: VecDeque::new(), settling: false };
-        Arc::new(Self { group, order: tokio::sync::Mutex::new(()), lead: Mutex::new(lead), base_offset })
+        Arc::new(Self { group, order: Arc::default(), lead: Mutex::new(lead), base_offset })
     }
 
     pub const fn group(&self) -> &Arc<Group<M>> {
@@ -94,7 +96,7 @@ where
         charge: Charge,
         decide: impl FnOnce(&mut Gate, &M) -> (Decision, Bytes),
     ) -> Result<Receipt<M::Reply>, RequestError> {
-        let _in_order = self.order.lock().await;
+        let in_order = Arc::clone(&self.order).lock_owned().await;
         let leadership = self.check_leads()?;
         let (answer, receipt) = oneshot::channel();
         let proposal = {
@@ -114,11 +116,26 @@ where
                 Decision::Refuse(refusal) => return Err(refusal.into()),
             }
         };
+        let mut enqueued = Box::pin(Arc::clone(self).enqueue(in_order, proposal, charge));
+        match futures_util::poll!(&mut enqueued) {
+            Poll::Ready(enqueued) => enqueued?,
+            // Raft's queue is full. From here on the caller may go away, the proposal may not.
+            Poll::Pending => tokio::spawn(enqueued).await.map_err(|_| RequestError::Stopping)??,
+        }
+        Ok(Receipt::Pending(receipt))
+    }
+
+    async fn enqueue(
+        self: Arc<Self>,
+        _in_order: OwnedMutexGuard<()>,
+        proposal: Proposal,
+        charge: Charge,
+    ) -> Result<(), RequestError> {
         let stamp = proposal.stamp;
         match self.group.propose(proposal).await {
             Ok(pending) => {
                 self.fly(Flight { stamp, pending, _charge: charge });
-                Ok(Receipt::Pending(receipt))
+                Ok(())
             }
             Err(error) => {
                 let error = RequestError::from(error);

@@ -21,6 +21,7 @@ pub async fn run(node: Arc<Node>) {
             partition.tend(settings, now).await;
         };
         node.registry().retry_failed().await;
+        node.controller().checkpoint().await;
         stream::iter(node.registry().open_partitions())
             .take_until(node.stop().cancelled())
             .for_each_concurrent(AT_A_TIME, tend)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use headwater_consensus::Group;
 use headwater_core::MetadataState;
 use headwater_core::metadata::{Broker, Command, Effect, Topic, command_batch};
-use headwater_proto::types::{BrokerId, ClusterId, Offset, ProducerEpoch, ProducerId, TopicId};
+use headwater_proto::types::{BrokerId, ClusterId, LogIndex, Offset, ProducerEpoch, ProducerId, TopicId};
 use tokio::sync::Mutex;
 
 use crate::config::TopicsConfig;
@@ -46,6 +46,8 @@ pub struct Controller {
     /// Held from check to apply.
     one_at_a_time: Mutex<()>,
     producer_ids: Mutex<Block>,
+    /// The last entry whose state was written to tables.
+    checkpoint: Mutex<LogIndex>,
 }
 
 impl Controller {
@@ -66,6 +68,7 @@ impl Controller {
             limits,
             one_at_a_time: Mutex::new(()),
             producer_ids: Mutex::default(),
+            checkpoint: Mutex::default(),
         })
     }
 
@@ -114,6 +117,21 @@ impl Controller {
         let id = ProducerId(block.next);
         block.next += 1;
         Ok((id, ProducerEpoch(0)))
+    }
+
+    /// Writes the state where it changed, so that the next start has nothing to replay.
+    pub async fn checkpoint(&self) {
+        let mut checkpoint = self.checkpoint.lock().await;
+        let applied = self.with_state(|state| state.log.applied_index);
+        if applied == *checkpoint {
+            return;
+        }
+        match self.group().checkpoint().await {
+            Ok(()) => *checkpoint = applied,
+            Err(error) => {
+                tracing::warn!(%error, "no checkpoint of the metadata: the next start replays its log");
+            }
+        }
     }
 
     /// Checks a command as it would be by [`Controller::submit`], and changes nothing.

@@ -11,6 +11,7 @@ mod upkeep;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use headwater_consensus::{Group, GroupSpec, Health, Progress};
 use headwater_core::topic_config::TopicConfig;
@@ -30,6 +31,9 @@ pub use produce::{Acknowledged, BatchLimits, Submission};
 pub use read::Slice;
 pub use scrape::scrape;
 pub use upkeep::UpkeepSettings;
+
+/// How long a partition may begin before it is asked why.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// One open partition.
 pub struct Partition {
@@ -77,8 +81,8 @@ impl Partition {
         let options = log_options(&config);
         let state = PartitionState::default();
         let group = Box::pin(Group::start(spec, data_dir, options, Default::default(), seed, state)).await?;
-        if alone && let Err(error) = group.wait_leader().await {
-            tracing::error!(topic = &*topic, group = %group.id(), %error, "the partition cannot be written");
+        if alone {
+            await_leadership(&topic, &group).await;
         }
         Ok(Arc::new(Self {
             topic,
@@ -202,6 +206,23 @@ impl Partition {
 
     fn group(&self) -> &Arc<Group<PartitionState>> {
         self.proposer.group()
+    }
+}
+
+/// Waits until the only replica leads, unless it cannot: reads are served all the same.
+async fn await_leadership(topic: &str, group: &Group<PartitionState>) {
+    let id = group.id();
+    loop {
+        match tokio::time::timeout(LOOK_AGAIN, group.wait_leader()).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => {
+                return tracing::error!(topic, group = %id, %error, "the partition cannot be written");
+            }
+            Err(_) if group.health() == Health::NoSpace => {
+                return tracing::error!(topic, group = %id, "no space to begin: the partition is written once there is");
+            }
+            Err(_) => tracing::warn!(topic, group = %id, "the partition is slow to begin"),
+        }
     }
 }
 

@@ -15,6 +15,9 @@ const EARLIEST: i64 = -2;
 /// The record with the greatest timestamp (KIP-734).
 const MAX_TIMESTAMP: i64 = -3;
 
+/// Batches looked into before the answer is given to the batch.
+const BATCHES_MAX: usize = 1_000;
+
 /// What was found; -1 each when there is no such record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -65,13 +68,13 @@ impl Partition {
         let progress = self.now();
         let visible = progress.log_start..progress.high_watermark;
         let Some(entry) = log.entry_at_timestamp(timestamp)? else { return Ok(None) };
-        let mut index = entry.index;
+        let (claimed, mut index) = (entry, entry.index);
         // A producer may have written a larger timestamp into a header than any of its records has: then the
-        // next batch is looked at.
-        while let Some(entry) = log.entry(index)? {
-            if entry.base_offset >= visible.end {
+        // next batch is looked at, but not for ever.
+        for _ in 0..BATCHES_MAX {
+            let Some(entry) = log.entry(index)?.filter(|entry| entry.base_offset < visible.end) else {
                 return Ok(None);
-            }
+            };
             if entry.is_data() && entry.max_timestamp >= timestamp && entry.next_offset() > visible.start {
                 let found = self.first_of_batch(index, limits, visible.start, &wanted)?;
                 if found.is_some() {
@@ -80,7 +83,8 @@ impl Partition {
             }
             index = index.next();
         }
-        Ok(None)
+        let offset = claimed.base_offset.max(visible.start).get();
+        Ok(Some(Found { offset, timestamp: claimed.max_timestamp.get() }))
     }
 
     fn first_of_batch(

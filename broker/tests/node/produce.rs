@@ -259,3 +259,22 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
     drop(requests);
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn a_failed_sync_ends_its_partition_and_no_other() {
+    let mut broker = Harness::start().await;
+    let topic = broker.create("t", 1, &[]).await;
+    broker.create("u", 1, &[]).await;
+    broker.produce("t", vec![batch(&["a"])]).await;
+    let group = format!("{:0>32x}", u128::from_be_bytes(topic.topic_id[..].try_into().unwrap()));
+    broker.disk.fail_syncs(Some(&group));
+    let failed = broker.produce("t", vec![batch(&["b"])]).await.remove(0);
+    assert!(["REQUEST_TIMED_OUT", "KAFKA_STORAGE_ERROR"].contains(&code(&failed.error)), "{failed:?}");
+    broker.disk.fail_syncs(None);
+    let refused = broker.produce("t", vec![batch(&["c"])]).await.remove(0);
+    assert_eq!(code(&refused.error), "KAFKA_STORAGE_ERROR", "nothing is retried on a disk that lied");
+    assert_eq!(broker.read("t", 0, 0).await, [(0, "a".into())], "what was committed is read");
+    assert!(!broker.describe("t").await[0].damage.is_empty());
+    assert_eq!(broker.produce("u", vec![batch(&["d"])]).await[0].error, None);
+    broker.stop().await;
+}
