@@ -34,7 +34,7 @@ pub struct TopicConfig {
 /// Why a config is not accepted. All map to INVALID_CONFIG.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConfigError {
-    #[error("there is no topic config '{name}'; `streamctl topic describe` lists the known ones")]
+    #[error("there is no topic config '{name}'; `streamctl topic configs TOPIC` lists the known ones")]
     Unknown { name: String },
     #[error("topic config {name} cannot be '{value}': {expected}")]
     Value { name: &'static str, value: String, expected: String },
