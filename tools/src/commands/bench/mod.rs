@@ -58,14 +58,17 @@ pub struct LoadArgs {
     /// When a record counts as stored.
     #[arg(long, value_enum, default_value_t)]
     acks: AcksArg,
-    /// Batches that each producer has in flight in the closed loop [default: 2 MiB of them, 2 to 64,
-    /// and at most 5 for each partition].
+    /// Batches that each producer has in flight in the closed loop [default: 8 MiB over all producers, 1 to 64
+    /// each, and at most 5 for each partition].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     in_flight: Option<u32>,
 }
 
 /// Above the value of a record: lengths, deltas, and room for a header's growth.
 const RECORD_OVERHEAD: usize = 32;
+
+/// What all producers have in flight together: what a fast disk takes in 20 ms.
+const IN_FLIGHT_BYTES: u64 = 8 << 20;
 
 /// The client takes no larger batch.
 const BATCH_BYTES_MAX: usize = 32 << 20;
@@ -76,8 +79,10 @@ impl LoadArgs {
     }
 
     /// Enough to keep the pipe full, not so many that the queue is all that is measured.
+    /// Enough to keep the pipe full, not so many that the queue is all that is measured (Little's law).
     fn in_flight(&self, partitions: i32) -> usize {
-        let by_bytes = ((2u64 << 20) / self.batch_bytes().max(1)).clamp(2, 64) as usize;
+        let share = IN_FLIGHT_BYTES / u64::from(self.producers.max(1));
+        let by_bytes = (share / self.batch_bytes().max(1)).clamp(1, 64) as usize;
         // More would only queue in the client: an idempotent producer sends no more than five.
         let by_partitions = usize::try_from(partitions).unwrap_or(1) * 5;
         self.in_flight.map_or_else(|| by_bytes.min(by_partitions), |n| n as usize)
@@ -155,10 +160,14 @@ mod tests {
 
     #[test]
     fn small_batches_are_pipelined_deeply_and_large_ones_are_not() {
-        assert_eq!(load(1_024, 1_000).in_flight(8), 2);
-        assert_eq!(load(1_024, 100).in_flight(8), 20);
-        assert_eq!(load(1_024, 1).in_flight(100), 64);
-        assert_eq!(load(1_024, 1).in_flight(1), 5);
+        let in_flight = |producers, batch_records, partitions| {
+            LoadArgs { producers, ..load(1_024, batch_records) }.in_flight(partitions)
+        };
+        assert_eq!(in_flight(8, 1_000, 8), 1, "a megabyte each is enough");
+        assert_eq!(in_flight(1, 1_000, 8), 8);
+        assert_eq!(in_flight(100, 10_000, 8), 1);
+        assert_eq!(in_flight(8, 1, 100), 64);
+        assert_eq!(in_flight(1, 1, 1), 5);
     }
 
     #[test]
