@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use headwater_proto::record::{Compression, RecordBatchBuilder, empty_control_batch};
 use headwater_proto::types::{GroupId, LogIndex, PartitionId, Term, TopicId};
-use headwater_storage::data_dir::{DataDir, DataDirOptions};
+use headwater_storage::data_dir::DataDir;
 use headwater_storage::disk::RealDisk;
 use headwater_storage::log::{LogId, LogOptions, NewEntry};
 use serde_json::Value;
@@ -27,7 +27,7 @@ async fn write(path: &Path, batches: u64) {
         seed += 1;
         seed
     };
-    let data_dir = DataDir::open(disk, path, &mut entropy, DataDirOptions::default()).await.unwrap();
+    let data_dir = DataDir::open(disk, path, &mut entropy).await.unwrap();
     let options = LogOptions { segment_bytes: 1_000, ..LogOptions::default() };
     let log = data_dir.open_log(group(), options).await.unwrap();
     // A blank entry, as a new leader writes it.

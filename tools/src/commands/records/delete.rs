@@ -1,21 +1,15 @@
-//! `streamctl records`: records are deleted from the start of a partition up to an offset.
+//! `streamctl records delete`: records are deleted from the start of a partition up to an offset.
 
 use headwater_client::TopicPartition;
 use serde_json::json;
 
-use super::confirm::confirm;
-use super::offsets;
+use crate::commands::confirm::confirm;
+use crate::commands::offsets;
 use crate::connect::connect;
 use crate::exit::{Failure, Tally};
 use crate::output::{Output, grouped};
 use crate::position::{PLACES_HELP, Place, parse};
 use crate::settings::Settings;
-
-#[derive(Debug, clap::Subcommand)]
-pub enum RecordsCommand {
-    /// Delete the oldest records of a topic's partitions, up to a place.
-    Delete(DeleteArgs),
-}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("\
@@ -41,13 +35,7 @@ pub struct DeleteArgs {
     dry_run: bool,
 }
 
-pub async fn run(command: RecordsCommand, settings: &Settings, output: Output) -> Result<(), Failure> {
-    match command {
-        RecordsCommand::Delete(args) => delete(args, settings, output).await,
-    }
-}
-
-async fn delete(args: DeleteArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
+pub async fn run(args: DeleteArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
     let admin = connect(settings).await?.admin();
     let bounds = offsets::bounds(&admin, &args.topic, &args.partition).await?;
     let before = offsets::resolve(&admin, &args.topic, args.before, &bounds).await?;
