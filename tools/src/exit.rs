@@ -178,7 +178,10 @@ fn hint_for(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::InvalidConfig => "`streamctl topic configs TOPIC` lists the configs and their values",
         ErrorCode::OffsetOutOfRange => "`streamctl topic describe TOPIC` shows the offsets that there are",
         ErrorCode::MessageTooLarge => "raise max.message.bytes of the topic, or send smaller records",
-        ErrorCode::KafkaStorageError => "a disk of the broker failed or is full: see its log",
+        ErrorCode::KafkaStorageError => {
+            "a disk of the broker failed or is full (its log says more), or the partition is damaged: \
+             `streamctl topic describe TOPIC` shows that"
+        }
         ErrorCode::RequestTimedOut => "it may or may not have been done: look before trying again",
         _ => return None,
     })

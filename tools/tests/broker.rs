@@ -83,6 +83,9 @@ impl Fixture {
     }
 }
 
+/// How often these brokers look for rot.
+const SCRUB_INTERVAL_MS: u64 = 200;
+
 async fn start(data_dir: &Path, grpc: SocketAddr) -> Broker {
     let free = "127.0.0.1:0".parse().unwrap();
     let mut config = Config::default();
@@ -91,6 +94,7 @@ async fn start(data_dir: &Path, grpc: SocketAddr) -> Broker {
     config.broker.grpc_addr = grpc;
     config.broker.peer_addr = free;
     config.broker.http_addr = free;
+    config.storage.scrub_interval_ms = SCRUB_INTERVAL_MS;
     let env = Env {
         disk: Arc::new(RealDisk::new()),
         clock: Arc::new(SystemClock),
@@ -199,6 +203,46 @@ async fn a_bad_line_stops_the_input_and_what_came_before_it_is_reported() {
     assert_eq!(f.fails(&["produce", "t", "/nonexistent"], b"").await.0, 3);
     assert_eq!(f.fails(&["produce", "none"], b"x\n").await.0, 3);
     assert_eq!(f.fails(&["produce", "t", "-p", "5"], b"x\n").await.0, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_shown_read_around_and_given_up_only_on_command() {
+    let mut f = Fixture::new().await;
+    f.ok(&["topic", "create", "t", "--config", "segment.bytes=1048576"], b"").await;
+    let input: String = (0..20_000).map(|n| format!("{n:0100}\n")).collect();
+    f.ok(&["produce", "t"], input.as_bytes()).await;
+    assert_eq!(f.json(&["records", "accept-loss", "t"], b"").await, serde_json::json!([]));
+    f.stop().await;
+    let mut logs: Vec<PathBuf> = Vec::new();
+    for group in std::fs::read_dir(f.data().join("groups")).unwrap() {
+        let files = std::fs::read_dir(group.unwrap().path()).unwrap().map(|file| file.unwrap().path());
+        logs.extend(files.filter(|path| path.extension().is_some_and(|e| e == "log")));
+    }
+    let mut sealed: Vec<_> = logs.into_iter().filter(|log| log.metadata().unwrap().len() > 500_000).collect();
+    sealed.sort();
+    let mut bytes = std::fs::read(&sealed[0]).unwrap();
+    bytes[400_000] ^= 1;
+    std::fs::write(&sealed[0], bytes).unwrap();
+    let (code, error) = f.fails(&["dump", f.data().to_str().unwrap()], b"").await;
+    assert_eq!(code, 1);
+    assert!(error["message"].as_str().unwrap().contains(sealed[0].file_name().unwrap().to_str().unwrap()));
+
+    f.start_again().await;
+    let damage = loop {
+        let described = f.json(&["topic", "describe", "t"], b"").await;
+        if let Some(damage) = described["partitions"][0]["damage"].as_str() {
+            break damage.to_string();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(SCRUB_INTERVAL_MS)).await;
+    };
+    assert!(damage.contains("offsets"), "{damage}");
+    assert_eq!(f.fails(&["produce", "t", "--delivery-timeout", "300ms"], b"x\n").await.0, 6);
+    assert_eq!(f.fails(&["records", "accept-loss", "t"], b"").await.0, 2, "not confirmed");
+    assert_eq!(f.fails(&["records", "accept-loss", "t", "-p", "7", "--yes"], b"").await.0, 4, "whole");
+    f.ok(&["records", "accept-loss", "t", "--yes"], b"").await;
+    f.ok(&["produce", "t"], b"after\n").await;
+    let left = f.ok(&["consume", "t"], b"").await;
+    assert!(left.ends_with("after\n") && left.lines().count() > 1_000 && left.lines().count() < 20_001);
 }
 
 /// Sends lines while the broker is stopped and started again; ends the input when `restarts` are done.

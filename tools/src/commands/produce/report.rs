@@ -74,7 +74,7 @@ fn failure(ledger: &Ledger, unknown: u64, end: End) -> Option<Failure> {
         (Some(lost), _) => {
             let mut failure = Failure::from(lost.error.clone());
             failure.message = format!(
-                "{} of the input were not acknowledged ({} not stored, {} unknown), the first at {}: {}",
+                "not acknowledged: {} of the input ({} not stored, {} unknown), the first at {}: {}",
                 counted(ledger.failed + unknown, "record"),
                 grouped(ledger.failed),
                 grouped(unknown),
