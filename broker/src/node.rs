@@ -12,7 +12,7 @@ use headwater_consensus::{ConsensusError, Health};
 use headwater_core::metadata::Broker;
 use headwater_proto::record::Limits;
 use headwater_proto::types::{BrokerId, GroupId};
-use headwater_storage::data_dir::{DataDir, DataDirOptions, OpenError};
+use headwater_storage::data_dir::{DataDir, OpenError};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,7 +75,7 @@ impl Node {
         let mut draw = || env.entropy.next_u64();
         let disk = Arc::clone(&env.disk);
         let data_dir =
-            Box::pin(DataDir::open(disk, &config.broker.data_dir, &mut draw, DataDirOptions::default()))
+            Box::pin(DataDir::open(disk, &config.broker.data_dir, &mut draw))
                 .await?;
         let broker_id = BrokerId(config.broker.node_id);
         let identity = establish_identity(&data_dir, broker_id, env.entropy.as_ref()).await?;

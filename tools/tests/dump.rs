@@ -144,6 +144,31 @@ async fn damage_in_the_active_segment_is_no_torn_tail() {
     assert_eq!(error["error"]["exit_code"], 1);
 }
 
+/// Zeros the last `count` bytes of what is written, as a power cut may lose them.
+fn lose_end(path: &Path, count: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    bytes[end - count..end].fill(0);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_a_remark_and_no_damage() {
+    let (_dir, path) = written(20).await;
+    let active = logs(&path).pop().unwrap();
+    let whole = json(&dump(&active, &["-o", "jsonl"]));
+    lose_end(&active, 100);
+    // The index knows the batch: it was whole once.
+    assert_eq!(dump(&path, &[]).status.code(), Some(1));
+    lose_end(&active.with_extension("index"), 48);
+    let output = dump(&active, &["-o", "jsonl"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let torn = json(&output);
+    assert!(torn["tail"].as_str().unwrap().contains("torn"));
+    assert_eq!(torn["batches"].as_i64(), whole["batches"].as_i64().map(|n| n - 1));
+    assert_eq!(torn["records"].as_i64(), whole["records"].as_i64().map(|n| n - RECORDS_PER_BATCH));
+}
+
 #[tokio::test]
 async fn a_journal_copy_that_lags_is_named_and_one_that_is_gone_too() {
     let (_dir, path) = written(1).await;

@@ -14,7 +14,7 @@ use headwater_consensus::{Group, GroupSpec, Peer, Proposal, RaftSettings};
 use headwater_core::{PartitionState, Stamp};
 use headwater_proto::record::{Compression, RecordBatchBuilder};
 use headwater_proto::types::{BrokerId, GroupId, PartitionId, ReplicaId, TopicId};
-use headwater_storage::data_dir::{DataDir, DataDirOptions};
+use headwater_storage::data_dir::DataDir;
 use headwater_storage::disk::RealDisk;
 use headwater_storage::log::LogOptions;
 use tokio::time::Instant;
@@ -82,7 +82,7 @@ async fn main() {
     };
     let disk = Arc::new(RealDisk::new());
     let path = directory.path().join("data");
-    let data_dir = DataDir::open(disk, &path, &mut entropy, DataDirOptions::default()).await.unwrap();
+    let data_dir = DataDir::open(disk, &path, &mut entropy).await.unwrap();
 
     let began = Instant::now();
     let mut starting: FuturesUnordered<_> = (0..groups).map(|n| start(&data_dir, n as i32)).collect();

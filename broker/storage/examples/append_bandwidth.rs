@@ -7,8 +7,6 @@ mod support;
 
 use std::os::unix::fs::FileExt;
 
-use headwater_storage::data_dir::DataDirOptions;
-
 use self::support::{MIB, Result, argument, bytes_of, entry, median, new_file, new_log, report, seconds};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -36,7 +34,7 @@ async fn main() -> Result<()> {
         drop((file, directory));
 
         let directory = tempfile::tempdir_in(".")?;
-        let (_data_dir, log) = new_log(directory.path(), DataDirOptions::default()).await?;
+        let (_data_dir, log) = new_log(directory.path()).await?;
         store.push(
             total
                 / seconds(|| {

@@ -1,17 +1,15 @@
 //! Synced appends of many waiting writers, against `pwrite` and `fdatasync` with one sync for all of them.
 //!
 //! `fsync_group [batch bytes = 16384] [writers = 64] [appends a writer = 200] [runs = 7]`, in the directory whose
-//! file system is to be measured. Runs alternate; the medians count. The store journals durable points: at the
-//! default interval, and (second line) right after every round. Group sizes are not fixed: a round that begins
-//! later takes more writers with it, so the two lines differ in grouping too.
+//! file system is to be measured. Runs alternate; the medians count. Group sizes are not fixed: a round that begins
+//! later takes more writers with it.
 
 mod support;
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use headwater_storage::data_dir::DataDirOptions;
 use headwater_storage::log::{Log, NewEntry};
 use tokio::task::JoinSet;
 
@@ -30,13 +28,11 @@ async fn main() -> Result<()> {
     let plan = Plan { writers: argument(2, 64)?, appends: argument(3, 200)? };
     let runs = argument(4, 7)?;
     let total = (plan.writers * plan.appends * entry.batch.len()) as f64 / MIB;
-    let each_round = DataDirOptions { point_interval: Duration::ZERO };
 
-    let (mut raw, mut store, mut journalled) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut raw, mut store) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         raw.push(total / raw_run(plan, &entry)?);
-        store.push(total / store_run(plan, &entry, DataDirOptions::default()).await?);
-        journalled.push(total / store_run(plan, &entry, each_round).await?);
+        store.push(total / store_run(plan, &entry).await?);
     }
     let raw = median(raw);
     let group_bytes = plan.writers * entry.batch.len();
@@ -47,8 +43,7 @@ async fn main() -> Result<()> {
     );
     println!("raw round: {:.0} us", group_bytes as f64 / MIB / raw * 1e6);
     report("pwrite + fdatasync", "MiB/s", raw, raw);
-    report("Log, points every 10 ms", "MiB/s", raw, median(store));
-    report("Log, points every round", "MiB/s", raw, median(journalled));
+    report("Log", "MiB/s", raw, median(store));
     Ok(())
 }
 
@@ -70,9 +65,9 @@ fn raw_run(plan: Plan, entry: &NewEntry) -> Result<f64> {
 }
 
 /// Each writer appends, waits until it is durable, and appends again.
-async fn store_run(plan: Plan, entry: &NewEntry, options: DataDirOptions) -> Result<f64> {
+async fn store_run(plan: Plan, entry: &NewEntry) -> Result<f64> {
     let directory = tempfile::tempdir_in(".")?;
-    let (_data_dir, log) = new_log(directory.path(), options).await?;
+    let (_data_dir, log) = new_log(directory.path()).await?;
     let begun = Instant::now();
     let mut writers = JoinSet::new();
     // One writer at a time is what a log demands.

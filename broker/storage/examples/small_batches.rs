@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use headwater_proto::record::{Compression, RecordBatchBuilder};
 use headwater_proto::types::{GroupId, LogIndex, Offset, PartitionId, Term, TopicId};
-use headwater_storage::data_dir::{DataDir, DataDirOptions};
+use headwater_storage::data_dir::DataDir;
 use headwater_storage::disk::RealDisk;
 use headwater_storage::log::{Log, LogOptions, NewEntry};
 
@@ -27,7 +27,7 @@ async fn open(path: &Path) -> Arc<Log> {
         draws
     };
     let disk = Arc::new(RealDisk::new());
-    let data_dir = DataDir::open(disk, path, &mut entropy, DataDirOptions::default()).await.unwrap();
+    let data_dir = DataDir::open(disk, path, &mut entropy).await.unwrap();
     let group = GroupId { topic_id: TopicId([1; 16]), partition: PartitionId(0) };
     data_dir.open_log(group, LogOptions::default()).await.unwrap()
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::{GROUP, Model, SMALL, batch, check, entry};
 use headwater_proto::types::LogIndex;
-use headwater_storage::data_dir::{DataDir, DataDirOptions};
+use headwater_storage::data_dir::DataDir;
 use headwater_storage::disk::RealDisk;
 use headwater_storage::log::Log;
 
@@ -26,7 +26,7 @@ async fn open(path: &Path) -> (Arc<DataDir>, Arc<Log>) {
         draws
     };
     let disk = Arc::new(RealDisk::new());
-    let data_dir = DataDir::open(disk, path, &mut entropy, DataDirOptions::default()).await.unwrap();
+    let data_dir = DataDir::open(disk, path, &mut entropy).await.unwrap();
     let log = data_dir.open_log(GROUP, SMALL).await.unwrap();
     (data_dir, log)
 }

@@ -289,8 +289,7 @@ async fn an_emptied_disk_is_another_replica() {
     let emptied = headwater_storage::data_dir::DataDir::open(
         other,
         Path::new(ROOT),
-        &mut entropy,
-        headwater_storage::data_dir::DataDirOptions::default(),
+        &mut entropy
     );
     let emptied = emptied.await.unwrap();
     assert_ne!(emptied.incarnation(), incarnation);

@@ -8,7 +8,7 @@ use bytes::{Buf, BufMut, Bytes};
 use headwater_core::{ApplyError, DecodeError, Entry, Machine, PartitionState, Stamp};
 use headwater_proto::record::{Compression, RecordBatchBuilder};
 use headwater_proto::types::{BrokerId, GroupId, LogIndex, Offset, PartitionId, ReplicaId, Term, TopicId};
-use headwater_storage::data_dir::{DataDir, DataDirOptions};
+use headwater_storage::data_dir::DataDir;
 use headwater_storage::disk::{Disk, SimDisk};
 use headwater_storage::log::{LogId, LogOptions};
 use openraft::RaftLogReader;
@@ -37,7 +37,7 @@ pub(super) async fn data_dir(disk: Arc<dyn Disk>, path: &Path) -> Arc<DataDir> {
         seed += 1;
         seed
     };
-    DataDir::open(disk, path, &mut entropy, DataDirOptions::default()).await.unwrap()
+    DataDir::open(disk, path, &mut entropy).await.unwrap()
 }
 
 /// Counts what it is given and believes everything: the store suite applies entries that no log ever held.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use headwater_proto::record::{Compression, RecordBatchBuilder};
 use headwater_proto::types::{GroupId, PartitionId, Term, TopicId};
-use headwater_storage::data_dir::{DataDir, DataDirOptions};
+use headwater_storage::data_dir::DataDir;
 use headwater_storage::disk::RealDisk;
 use headwater_storage::log::{Log, LogOptions, NewEntry};
 
@@ -31,10 +31,10 @@ pub fn entry(bytes: usize) -> Result<NewEntry> {
 }
 
 /// A new data directory with one log.
-pub async fn new_log(path: &Path, options: DataDirOptions) -> Result<(Arc<DataDir>, Arc<Log>)> {
+pub async fn new_log(path: &Path) -> Result<(Arc<DataDir>, Arc<Log>)> {
     let disk = Arc::new(RealDisk::new());
     let mut entropy = || 1;
-    let data_dir = DataDir::open(disk, path, &mut entropy, options).await?;
+    let data_dir = DataDir::open(disk, path, &mut entropy).await?;
     let group = GroupId { topic_id: TopicId([1; 16]), partition: PartitionId(0) };
     let log = data_dir.open_log(group, LogOptions::default()).await?;
     Ok((data_dir, log))

@@ -14,7 +14,6 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,7 +24,7 @@ pub use self::error::OpenError;
 pub use self::layout::FORMAT_VERSION;
 use self::layout::{Layout, draw_incarnation};
 use crate::disk::{Disk, Space};
-use crate::flusher::{Flusher, POINT_INTERVAL};
+use crate::flusher::Flusher;
 use crate::host::{FlushSource, LogHost};
 use crate::journal::{Change, SharedFacts};
 use crate::log::{Log, LogError, LogOptions};
@@ -40,20 +39,6 @@ const INCARNATION: u8 = 1;
 const CLEAN: u8 = 2;
 /// Group fact: the group was deleted, its files perhaps not yet.
 const DELETED: u8 = 31;
-
-/// What may be chosen for a data directory.
-#[derive(Debug, Clone, Copy)]
-pub struct DataDirOptions {
-    /// Longest time for which a flush round's durable points stay unjournalled; zero: a round of their own follows
-    /// at once.
-    pub point_interval: Duration,
-}
-
-impl Default for DataDirOptions {
-    fn default() -> Self {
-        Self { point_interval: POINT_INTERVAL }
-    }
-}
 
 /// A log that is open, or being opened by whoever holds the lock.
 type LogSlot = Arc<tokio::sync::Mutex<Weak<Log>>>;
@@ -76,7 +61,6 @@ impl DataDir {
         disk: Arc<dyn Disk>,
         path: &Path,
         entropy: &mut (dyn FnMut() -> u64 + Send),
-        options: DataDirOptions,
     ) -> Result<Arc<Self>, OpenError> {
         let layout = Layout::new(path);
         let lock = layout.lock(&disk).await?;
@@ -94,7 +78,7 @@ impl DataDir {
             let used = Change::Put { group: None, kind: CLEAN, value: Bytes::new() };
             journal.append(&[used]).await.map_err(|error| layout.error(error))?;
         }
-        let flusher = Flusher::start(Arc::clone(&disk), journal, options.point_interval, lock);
+        let flusher = Flusher::start(Arc::clone(&disk), journal, lock);
         let data_dir = Self { disk, layout, incarnation, was_clean, facts, flusher, logs: Mutex::default() };
         data_dir.finish_deletions().await.map_err(|error| data_dir.layout.error(error))?;
         Ok(Arc::new(data_dir))

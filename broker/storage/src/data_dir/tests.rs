@@ -21,7 +21,7 @@ async fn open_at(disk: &Arc<SimDisk>, path: &str, first: u64) -> Result<Arc<Data
         next
     };
     let disk: Arc<dyn Disk> = Arc::clone(disk) as _;
-    DataDir::open(disk, Path::new(path), &mut entropy, DataDirOptions::default()).await
+    DataDir::open(disk, Path::new(path), &mut entropy).await
 }
 
 async fn open(disk: &Arc<SimDisk>, first: u64) -> Result<Arc<DataDir>, OpenError> {

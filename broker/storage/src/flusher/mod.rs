@@ -4,10 +4,8 @@
 //! journal frame, syncs its copies and everything that the logs name, all at once, and then completes everyone
 //! who waited: logs first, puts after, each in order. What arrives meanwhile forms the next round.
 //!
-//! The durable points of a round are journalled with a later one: with the next that has anything else to
-//! journal, but no later than the point interval after the last frame; with an interval of zero, right after the
-//! round. Three concurrent fdatasyncs took 1.4 to 2.1 times as long as one where they were measured bare; whether the
-//! store pays that per round is not settled (`examples/fsync_group.rs` runs both, and does not show it).
+//! The durable points of a round are journalled with the next one, so that what a power cut can leave in doubt is
+//! one round; where no next one comes, in a round of their own after a pause.
 //!
 //! Invariants: **nobody is completed before everything of his round is on stable storage**; a point is journalled
 //! only after its round was; an error is final, for the log whose file it was, or for all when it was the
@@ -31,7 +29,7 @@ use crate::disk::{Disk, LockGuard};
 use crate::host::{FlushRound, FlushSource, fact};
 use crate::journal::{Change, Journal};
 
-/// Longest time for which the durable points of a round stay unjournalled while the broker lives.
+/// How long the durable points of a round wait for another round to be journalled with.
 pub const POINT_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Handle of the loop, which ends when the handle is dropped.
@@ -78,20 +76,14 @@ impl Shared {
 impl Flusher {
     /// Starts the loop on the current runtime. `lock` is held until nothing is written any more.
     #[must_use]
-    pub fn start(
-        disk: Arc<dyn Disk>,
-        journal: Journal,
-        point_interval: Duration,
-        lock: Box<dyn LockGuard>,
-    ) -> Self {
+    pub fn start(disk: Arc<dyn Disk>, journal: Journal, lock: Box<dyn LockGuard>) -> Self {
         let shared = Arc::new(Shared::default());
         let rounds = Rounds {
             shared: Arc::clone(&shared),
             disk,
             journal,
-            point_interval,
             points: BTreeMap::new(),
-            journalled_at: Instant::now(),
+            round_ended_at: Instant::now(),
             ended: None,
             lock: Some(lock),
         };
@@ -148,10 +140,9 @@ struct Rounds {
     shared: Arc<Shared>,
     disk: Arc<dyn Disk>,
     journal: Journal,
-    point_interval: Duration,
     /// Durable points not yet journalled.
     points: BTreeMap<GroupId, Bytes>,
-    journalled_at: Instant,
+    round_ended_at: Instant,
     /// Why nothing is written any more; everyone who still asks is told so.
     ended: Option<String>,
     lock: Option<Box<dyn LockGuard>>,
@@ -172,10 +163,10 @@ impl Rounds {
                 refuse(why, puts, sources);
             } else if stop.is_some() {
                 // Whoever reads the last puts may rely on what the logs synced before.
-                self.round(Vec::new(), sources, false).await;
-                self.round(puts, Vec::new(), true).await;
+                self.round(Vec::new(), sources).await;
+                self.round(puts, Vec::new()).await;
             } else {
-                self.round(puts, sources, false).await;
+                self.round(puts, sources).await;
             }
             if let Some(stop) = stop {
                 let result = self.ended.as_deref().map_or(Ok(()), |why| Err(ended(why)));
@@ -202,7 +193,7 @@ impl Rounds {
             if self.points.is_empty() || self.ended.is_some() {
                 self.shared.wake.notified().await;
             } else {
-                let due = self.journalled_at + self.point_interval;
+                let due = self.round_ended_at + POINT_INTERVAL;
                 if tokio::time::timeout_at(due, self.shared.wake.notified()).await.is_err() {
                     return true;
                 }
@@ -210,9 +201,9 @@ impl Rounds {
         }
     }
 
-    async fn round(&mut self, puts: Vec<Put>, sources: Vec<Arc<dyn FlushSource>>, last: bool) {
+    async fn round(&mut self, puts: Vec<Put>, sources: Vec<Arc<dyn FlushSource>>) {
         let rounds: Vec<_> = sources.iter().map(|source| source.begin_round()).collect();
-        let changes = self.changes(&puts, last);
+        let changes = self.changes(&puts);
         let journal = async { if changes.is_empty() { Ok(()) } else { self.journal.append(&changes).await } };
         let disk = &self.disk;
         let syncs = future::join_all(rounds.iter().map(|round| sync(disk, round)));
@@ -234,13 +225,12 @@ impl Rounds {
         for put in puts {
             let _ = put.done.send(copy(&journalled));
         }
+        self.round_ended_at = Instant::now();
     }
 
     /// What this round journals: points first, for a put of the same fact is younger.
-    fn changes(&self, puts: &[Put], last: bool) -> Vec<Change> {
-        let put = puts.iter().any(|put| !put.changes.is_empty());
-        let due = put || last || self.journalled_at.elapsed() >= self.point_interval;
-        let points = self.points.iter().filter(|_| due).map(|(group, value)| Change::Put {
+    fn changes(&self, puts: &[Put]) -> Vec<Change> {
+        let points = self.points.iter().map(|(group, value)| Change::Put {
             group: Some(*group),
             kind: fact::DURABLE_POINT,
             value: value.clone(),
@@ -253,7 +243,6 @@ impl Rounds {
         if changes.is_empty() {
             return;
         }
-        self.journalled_at = Instant::now();
         match result {
             Ok(()) => self.points.clear(),
             Err(error) if self.journal.is_failed() => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use headwater_proto::record::{Compression, RecordBatchBuilder, empty_control_batch};
 use headwater_proto::types::{GroupId, LogIndex, Offset, PartitionId, Term, TimestampMs, TopicId};
-use headwater_storage::data_dir::{DataDir, DataDirOptions};
+use headwater_storage::data_dir::DataDir;
 use headwater_storage::disk::SimDisk;
 use headwater_storage::log::{EntryMeta, Log, LogError, LogId, LogOptions, NewEntry};
 
@@ -121,9 +121,7 @@ impl Life {
             draws
         };
         let data_dir =
-            DataDir::open(disk.clone(), Path::new("/data"), &mut entropy, DataDirOptions::default())
-                .await
-                .map_err(|e| e.to_string())?;
+            DataDir::open(disk.clone(), Path::new("/data"), &mut entropy).await.map_err(|e| e.to_string())?;
         let log = data_dir.open_log(GROUP, options).await.map_err(|e| e.to_string())?;
         Ok(Self { disk: disk.clone(), data_dir, log })
     }
