@@ -206,6 +206,20 @@ async fn a_bad_line_stops_the_input_and_what_came_before_it_is_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_under_load_can_be_dumped() {
+    let f = Fixture::new().await;
+    f.ok(&["topic", "create", "t", "--config", "segment.bytes=1048576"], b"").await;
+    let bench = ["bench", "produce", "t", "--records", "40000", "--batch-records", "20", "-q"];
+    let mut load = f.command(&bench).spawn().unwrap();
+    let mut dumps = 0;
+    while load.try_wait().unwrap().is_none() || dumps < 2 {
+        f.ok(&["dump", f.data().to_str().unwrap(), "-q"], b"").await;
+        dumps += 1;
+    }
+    assert!(load.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn damage_is_shown_read_around_and_given_up_only_on_command() {
     let mut f = Fixture::new().await;
     f.ok(&["topic", "create", "t", "--config", "segment.bytes=1048576"], b"").await;

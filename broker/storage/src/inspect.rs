@@ -1,12 +1,13 @@
 //! Reading segment files without a lock and without writing, for `streamctl dump`: of a broker that is down, or that
-//! is running (its active segment then ends where the last look found it).
+//! is running (its active segment then ends where the last look found it). Of one that runs only through
+//! [`OfflineDisk`](crate::disk::OfflineDisk): what is mapped must not be cut, and a roll cuts.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use headwater_proto::record::BatchHeader;
+use headwater_proto::record::{BatchHeader, HEADER_BYTES};
 use headwater_proto::types::{LogIndex, Offset};
 
 use crate::disk::{Disk, DiskFile};
@@ -17,6 +18,9 @@ use crate::recovery::walk;
 use crate::segment::batch::{self, Tip};
 use crate::segment::name::{FileName, SegmentName};
 use crate::tables;
+
+/// Read at a time while looking for what is not zero.
+const LEFTOVER_STEP_BYTES: usize = 1 << 20;
 
 /// A segment as it lies on disk.
 #[derive(Debug, Clone)]
@@ -110,18 +114,20 @@ impl InspectedSegment {
         })
     }
 
-    /// The batches, one after the other, to the footer's end or the first bytes that are no batch.
+    /// The batches, one after the other, to the footer's end or the first bytes that are no batch. Reads one at a
+    /// time.
     ///
     /// # Errors
-    /// Those of mapping the files.
+    /// Those of reading the index.
     pub fn batches(&self) -> io::Result<Batches> {
-        let end = self.footer.map_or(self.file_bytes, |f| f.data_bytes.min(self.file_bytes));
-        let data = self.data.read(0..end)?;
+        // The index first: of a broker that runs it then knows no batch that the data, looked at later, lacks.
         let index = match &self.index {
             Some(index) => index.read(0..index.len())?,
             None => Bytes::new(),
         };
-        Ok(Batches { segment: self.clone(), data, index, n: 0, tip: Tip::START })
+        let file_bytes = self.data.len();
+        let end = self.footer.map_or(file_bytes, |f| f.data_bytes.min(file_bytes));
+        Ok(Batches { segment: self.clone(), end, index, n: 0, tip: Tip::START })
     }
 
     /// Whether the footer's checksum over the entries holds; `None` without a footer.
@@ -145,7 +151,8 @@ impl InspectedSegment {
 #[derive(Debug)]
 pub struct Batches {
     segment: InspectedSegment,
-    data: Bytes,
+    /// What lies behind it is not read.
+    end: u64,
     index: Bytes,
     n: u32,
     tip: Tip,
@@ -158,11 +165,30 @@ impl Batches {
         self.tip.position
     }
 
-    /// Bytes behind the last batch that are not zero: a torn tail or damage.
-    #[must_use]
-    pub fn leftover_bytes(&self) -> u64 {
-        let rest = self.data.get(self.tip.position as usize..).unwrap_or_default();
-        rest.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
+    /// Bytes from where the iterator stands to the last that is not zero: a torn tail or damage.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub fn leftover_bytes(&self) -> io::Result<u64> {
+        let (start, mut last) = (self.tip.position, 0);
+        for position in (start..self.end).step_by(LEFTOVER_STEP_BYTES) {
+            let to = self.end.min(position + LEFTOVER_STEP_BYTES as u64);
+            let rest = match self.segment.data.read(position..to) {
+                // A roll has cut the unwritten tail meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+                rest => rest?,
+            };
+            if let Some(at) = rest.iter().rposition(|byte| *byte != 0) {
+                last = position + at as u64 + 1 - start;
+            }
+        }
+        Ok(last)
+    }
+
+    /// At most so many bytes; `None` where there are none, or they cannot be read.
+    fn read(&self, position: u64, bytes: u64) -> Option<Bytes> {
+        let to = position.checked_add(bytes)?.min(self.end);
+        (position < to).then(|| self.segment.data.read(position..to).ok()).flatten()
     }
 
     /// Whether the index knows a batch where the iterator stands: once it has ended there, that batch is damaged.
@@ -201,10 +227,10 @@ impl Iterator for Batches {
             return None;
         }
         let position = self.tip.position;
-        let rest = self.data.get(usize::try_from(position).ok()?..)?;
-        let header = BatchHeader::read(rest).filter(|h| h.magic == 2)?;
-        let size = header.size_bytes()?.min(rest.len());
-        let bytes = self.data.slice(position as usize..position as usize + size);
+        let header = self.read(position, HEADER_BYTES as u64)?;
+        let header = BatchHeader::read(&header).filter(|h| h.magic == 2)?;
+        let bytes = self.read(position, header.size_bytes()? as u64)?;
+        let size = bytes.len();
         let expected = self.segment.base_offset.0 + self.tip.offset_delta.cast_signed();
         let header_crc = batch::stored_header_crc(&bytes)?;
         let term = header.partition_leader_epoch.cast_unsigned();

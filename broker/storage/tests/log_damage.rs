@@ -298,7 +298,7 @@ async fn the_inspector_reads_sealed_active_and_damaged_segments() {
             next += 1;
             assert_eq!(batch.index, Some(LogIndex(next)));
         }
-        assert_eq!(batches.leftover_bytes(), 0);
+        assert_eq!(batches.leftover_bytes().unwrap(), 0);
     }
     assert_eq!(next, 30);
     let one = inspect::segments(life.disk.as_ref(), &files(&life.disk, "log")[2]).unwrap();

@@ -5,6 +5,7 @@
 //! began after it has returned; a new, renamed or removed name is durable only once its directory was
 //! synced. Bytes handed out by `read` never change: callers read only ranges that nobody writes again.
 
+mod offline;
 pub(crate) mod pool;
 mod real;
 pub mod sim;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use self::offline::OfflineDisk;
 pub use self::real::RealDisk;
 pub use self::sim::SimDisk;
 

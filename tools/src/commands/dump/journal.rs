@@ -2,19 +2,22 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_proto::types::GroupId;
-use headwater_storage::journal::{self, Change};
+use headwater_storage::journal::{self, Change, InspectedJournal};
 use serde_json::{Value, json};
 
 use super::printer::Printer;
 use crate::exit::Failure;
 
+const ATTEMPTS: u32 = 10;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
+
 /// `all` prints every fact to people as well; machines get them in any case.
 pub fn dump(directory: &Path, all: bool, printer: &mut Printer) -> Result<(), Failure> {
-    let read = |name: &str| -> io::Result<Bytes> { std::fs::read(directory.join(name)).map(Bytes::from) };
-    let inspected = journal::inspect(read).map_err(|e| Failure::file("read", directory.display(), &e))?;
+    let inspected = settled(directory).map_err(|e| Failure::file("read", directory.display(), &e))?;
     let found = match inspected {
         Ok(found) => found,
         Err(reason) => {
@@ -25,7 +28,7 @@ pub fn dump(directory: &Path, all: bool, printer: &mut Printer) -> Result<(), Fa
     };
     let mut damage = Vec::new();
     for (name, sequence) in ["a", "b"].iter().zip(found.copies) {
-        if sequence != Some(found.sequence) {
+        if !keeps_up(sequence, &found) {
             let state = sequence
                 .map_or("is unreadable".to_string(), |s| format!("ends at frame {s} of {}", found.sequence));
             damage.push(format!("{}: copy {name} {state}; the next start repairs it", directory.display()));
@@ -63,6 +66,25 @@ pub fn dump(directory: &Path, all: bool, printer: &mut Printer) -> Result<(), Fa
         });
         page.table(&["  OWNER", "FACT", ">BYTES", "VALUE"], rows);
     })
+}
+
+/// Reads the journal; again when its copies differ, since a broker that runs may have written between the reads.
+fn settled(directory: &Path) -> io::Result<Result<InspectedJournal, String>> {
+    let read = |name: &str| -> io::Result<Bytes> { std::fs::read(directory.join(name)).map(Bytes::from) };
+    let mut inspected = journal::inspect(read)?;
+    for _ in 1..ATTEMPTS {
+        if inspected.as_ref().is_ok_and(|found| found.copies.iter().all(|copy| keeps_up(*copy, found))) {
+            break;
+        }
+        std::thread::sleep(BETWEEN_ATTEMPTS);
+        inspected = journal::inspect(read)?;
+    }
+    Ok(inspected)
+}
+
+/// A frame is written to one copy and then to the other: a crash between the two leaves one behind by one.
+fn keeps_up(copy: Option<u64>, found: &InspectedJournal) -> bool {
+    copy.is_some_and(|sequence| sequence + 1 >= found.sequence)
 }
 
 struct Fact<'a> {

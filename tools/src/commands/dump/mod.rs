@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use headwater_proto::types::GroupId;
-use headwater_storage::disk::RealDisk;
+use headwater_storage::disk::OfflineDisk;
 use headwater_storage::inspect;
 
 use printer::Printer;
@@ -115,7 +115,7 @@ fn group(path: &Path, detail: Detail, printer: &mut Printer) -> Result<(), Failu
 
 fn segments(path: &Path, detail: Detail, printer: &mut Printer) -> Result<(), Failure> {
     let failed = |e: io::Error| Failure::file("read", path.display(), &e);
-    for found in inspect::segments(&RealDisk::new(), path).map_err(failed)? {
+    for found in inspect::segments(&OfflineDisk, path).map_err(failed)? {
         segment::dump(&found, detail, printer)?;
     }
     Ok(())

@@ -16,28 +16,58 @@ struct Counts {
     batches: u64,
     control: u64,
     records: i64,
+    /// Where the last batch ends.
+    data_bytes: u64,
     next_offset: i64,
     last_index: Option<u64>,
     max_timestamp: i64,
 }
 
+/// What is found on the way.
+#[derive(Debug, Default)]
+struct Found {
+    counts: Counts,
+    rows: Vec<Row>,
+    damage: Vec<String>,
+}
+
 pub fn dump(segment: &InspectedSegment, detail: Detail, printer: &mut Printer) -> Result<(), Failure> {
     let failed = |e: std::io::Error| Failure::file("read", segment.path.display(), &e);
     let mut batches = segment.batches().map_err(failed)?;
-    let mut counts = Counts { next_offset: segment.base_offset.0, max_timestamp: -1, ..Counts::default() };
-    let mut damage = Vec::new();
-    let mut rows = Vec::new();
-    let partition = segment.header.as_ref().map_or(-1, |header| header.group.partition.0);
-    for batch in &mut batches {
-        let row = Row::of(&batch, partition, detail);
-        counts.add(&batch);
-        damage.extend(flaws(&batch).chain(row.flaw.clone()).map(|flaw| place(segment, &batch, &flaw)));
-        if detail >= Detail::Batches {
-            rows.push(row);
+    let counts = Counts { next_offset: segment.base_offset.0, max_timestamp: -1, ..Counts::default() };
+    let mut found = Found { counts, ..Found::default() };
+    // One is held back: only of the last one is it a question whether it was ever finished.
+    let mut last = batches.next();
+    while let Some(batch) = last.take() {
+        last = batches.next();
+        if last.is_some() || !is_unfinished(segment, &batch, &batches).map_err(failed)? {
+            found.take(segment, &batch, detail);
         }
     }
-    let tail = end(segment, &batches, &counts, &mut damage).map_err(failed)?;
-    print(segment, &counts, &batches, &rows, tail.as_deref(), &damage, printer)
+    let tail = end(segment, &batches, &mut found).map_err(failed)?;
+    print(segment, &found, tail.as_deref(), printer)
+}
+
+/// Whether the last batch of a segment was still being written: by a broker that crashed, or that runs.
+fn is_unfinished(
+    segment: &InspectedSegment,
+    batch: &InspectedBatch,
+    batches: &Batches,
+) -> std::io::Result<bool> {
+    let unproven = segment.footer.is_none() && batch.index_state == IndexState::Absent && !batch.crc_holds;
+    Ok(unproven && batches.leftover_bytes()? == 0)
+}
+
+impl Found {
+    fn take(&mut self, segment: &InspectedSegment, batch: &InspectedBatch, detail: Detail) {
+        let partition = segment.header.as_ref().map_or(-1, |header| header.group.partition.0);
+        let row = Row::of(batch, partition, detail);
+        self.counts.add(batch);
+        self.damage.extend(flaws(batch).chain(row.flaw.clone()).map(|flaw| place(segment, batch, &flaw)));
+        if detail >= Detail::Batches {
+            self.rows.push(row);
+        }
+    }
 }
 
 impl Counts {
@@ -46,6 +76,7 @@ impl Counts {
         self.batches += 1;
         self.control += u64::from(header.attributes.is_control());
         self.records += i64::from(header.record_count.max(0));
+        self.data_bytes = batch.position + batch.bytes.len() as u64;
         self.next_offset = header.base_offset + header.offset_count();
         self.last_index = batch.index.map(|index| index.0);
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
@@ -78,18 +109,12 @@ fn place(segment: &InspectedSegment, batch: &InspectedBatch, flaw: &str) -> Stri
 }
 
 /// Whether the segment ends as it should; what is only unfinished is returned as a remark.
-fn end(
-    segment: &InspectedSegment,
-    batches: &Batches,
-    counts: &Counts,
-    damage: &mut Vec<String>,
-) -> std::io::Result<Option<String>> {
-    let at = format!("{} at byte {}", segment.path.display(), batches.position());
+fn end(segment: &InspectedSegment, batches: &Batches, found: &mut Found) -> std::io::Result<Option<String>> {
+    let Found { counts, damage, .. } = found;
+    let at = format!("{} at byte {}", segment.path.display(), counts.data_bytes);
     if segment.entries_hold()? == Some(false) {
-        damage.push(format!(
-            "{}: the index's checksum does not hold",
-            segment.path.with_extension("index").display()
-        ));
+        let index = segment.path.with_extension("index");
+        damage.push(format!("{}: the index's checksum does not hold", index.display()));
     }
     if let Some(footer) = &segment.footer {
         if counts.batches != u64::from(footer.entry_count) || batches.position() != footer.data_bytes {
@@ -97,19 +122,19 @@ fn end(
                 "{at}: {} of {} batches can be read, {} of {}",
                 counts.batches,
                 footer.entry_count,
-                bytes(batches.position()),
+                bytes(counts.data_bytes),
                 bytes(footer.data_bytes)
             ));
         }
         return Ok(None);
     }
-    let leftover = batches.leftover_bytes();
+    let unfinished = batches.position() - counts.data_bytes + batches.leftover_bytes()?;
     if batches.is_indexed() {
         damage.push(format!("{at}: the index knows a batch here, but none can be read"));
-    } else if leftover > 0 {
+    } else if unfinished > 0 {
         return Ok(Some(format!(
             "ends in {} that are no whole batch: torn by a crash (the next start cuts them off), or being written now",
-            bytes(leftover)
+            bytes(unfinished)
         )));
     }
     Ok(None)
@@ -117,13 +142,11 @@ fn end(
 
 fn print(
     segment: &InspectedSegment,
-    counts: &Counts,
-    batches: &Batches,
-    rows: &[Row],
+    found: &Found,
     tail: Option<&str>,
-    damage: &[String],
     printer: &mut Printer,
 ) -> Result<(), Failure> {
+    let Found { counts, rows, damage } = found;
     let header = segment.header.as_ref();
     let mut data = json!({
         "kind": "segment",
@@ -138,7 +161,7 @@ fn print(
         "batches": counts.batches,
         "control_batches": counts.control,
         "records": counts.records,
-        "data_bytes": batches.position(),
+        "data_bytes": counts.data_bytes,
         "file_bytes": segment.file_bytes,
         "max_timestamp": counts.max_timestamp,
         "tail": tail,
@@ -173,7 +196,7 @@ fn print(
             grouped(counts.batches),
             grouped(counts.control),
             counted(counts.records.unsigned_abs(), "record"),
-            bytes(batches.position()),
+            bytes(counts.data_bytes),
             bytes(segment.file_bytes),
         ));
         if !rows.is_empty() {
