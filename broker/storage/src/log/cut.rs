@@ -49,24 +49,22 @@ impl Log {
     fn apply_cut(&self, cut: Cut) -> Result<Vec<Arc<Segment>>, LogError> {
         let mut writer = lock(&self.writer);
         writer.active = None;
-        {
-            let mut flush = lock(&self.flush);
-            flush.cuts = cut.number;
-            flush.durable_next = cut.durable_next_index;
-        }
         let removed: Vec<Arc<Segment>> = self.change_view(|view| {
             let kept = view.segments.partition_point(|s| s.first_index() < cut.next_index);
             Arc::make_mut(&mut view.segments).split_off(kept)
         });
-        let Some(last) = self.view().segments.last().cloned() else {
-            return Ok(removed);
-        };
-        if last.next_index() > cut.next_index {
-            last.cut_to((cut.next_index.0 - last.first_index().0) as u32)?;
-        } else if !last.with_state(|s| s.sealed) {
-            last.seal(0)?;
+        let last = self.view().segments.last().cloned();
+        if let Some(last) = &last {
+            if last.next_index() > cut.next_index {
+                last.cut_to((cut.next_index.0 - last.first_index().0) as u32)?;
+            } else if !last.with_state(|s| s.sealed) {
+                last.seal(0)?;
+            }
         }
-        lock(&self.flush).sealed(&last);
+        let mut flush = lock(&self.flush);
+        flush.cuts = cut.number;
+        flush.durable_next = cut.durable_next_index;
+        flush.cut(last.as_deref());
         Ok(removed)
     }
 

@@ -55,6 +55,13 @@ impl FlushState {
         self.files.push(segment.index.clone());
     }
 
+    /// The log was cut, behind `last`: its new footer and the removal of what followed must last before another
+    /// cut takes the place of this one's record.
+    pub fn cut(&mut self, last: Option<&Segment>) {
+        last.into_iter().for_each(|last| self.sealed(last));
+        self.directory = true;
+    }
+
     /// Syncs a file with the next round.
     pub fn add_file(&mut self, file: Arc<dyn DiskFile>) {
         self.files.push(file);
@@ -107,8 +114,10 @@ impl Log {
 
     /// The present end, as a durable point once it is synced.
     fn durable_point(&self) -> DurablePoint {
-        let view = self.view();
+        // The number first: a cut lowers the end before it counts itself, so that no point names the cut and an end
+        // from before it.
         let cuts = lock(&self.flush).cuts;
+        let view = self.view();
         DurablePoint {
             cuts,
             next_index: view.next_index(),
@@ -128,6 +137,11 @@ impl FlushSource for Log {
         // In this order: whoever waits already has appended, and a published entry's files are listed already.
         let waiters = std::mem::take(&mut lock(&self.flush).waiters);
         let point = self.durable_point();
+        if self.check_running().is_err() {
+            // After a failed write-back the next sync succeeds and proves nothing.
+            lock(&self.flush).in_flight = Some((waiters, point));
+            return FlushRound::default();
+        }
         let last = self.view().segments.last().cloned();
         let mut state = lock(&self.flush);
         let mut files: Vec<Arc<dyn DiskFile>> = Vec::new();
@@ -147,6 +161,7 @@ impl FlushSource for Log {
         let Some((waiters, point)) = lock(&self.flush).in_flight.take() else {
             return;
         };
+        let result = result.and_then(|()| self.check_running().map_err(io::Error::other));
         match &result {
             Ok(()) => {
                 let mut state = lock(&self.flush);
@@ -155,6 +170,7 @@ impl FlushSource for Log {
                     state.durable_next = state.durable_next.max(point.next_index);
                 }
             }
+            // One that is stopped stays so for its first reason.
             Err(error) => drop(self.stop(error)),
         }
         for done in waiters {
