@@ -32,6 +32,7 @@ pub(super) struct Chain<'a> {
     pub next_generation: u32,
     /// Written during recovery, or never known to be durable.
     pub unsynced: Vec<Arc<dyn DiskFile>>,
+    has_removed: bool,
 }
 
 impl<'a> Chain<'a> {
@@ -60,7 +61,13 @@ impl<'a> Chain<'a> {
             damage: Damage::default(),
             next_generation: generations.into_iter().max().unwrap_or(1),
             unsynced: Vec::new(),
+            has_removed: false,
         }
+    }
+
+    /// Whether anything was done to the files that is not durable.
+    pub fn has_changed(&self) -> bool {
+        self.has_removed || !self.unsynced.is_empty()
     }
 
     fn disk(&self) -> &dyn Disk {
@@ -104,7 +111,7 @@ impl<'a> Chain<'a> {
     }
 
     /// Removes segments that a cut or a purge voided wholly, and whose removal a crash undid or prevented.
-    fn drop_stale(&self, candidates: &mut Vec<Candidate>) -> Result<(), LogError> {
+    fn drop_stale(&mut self, candidates: &mut Vec<Candidate>) -> Result<(), LogError> {
         let cut = |c: &Candidate| {
             self.facts.cut.is_some_and(|cut| {
                 c.name.generation < cut.generation && c.first_index().is_some_and(|i| i >= cut.next_index)
@@ -119,7 +126,8 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
-    fn remove(&self, candidate: &Candidate) -> Result<(), LogError> {
+    fn remove(&mut self, candidate: &Candidate) -> Result<(), LogError> {
+        self.has_removed = true;
         self.disk().remove_file(&self.directory.join(candidate.name.log_file()))?;
         let index = self.directory.join(candidate.name.index_file());
         match self.disk().remove_file(&index) {
@@ -244,9 +252,10 @@ impl<'a> Chain<'a> {
         self.open_segment(candidate, header, walked, is_cut)
     }
 
-    /// A sealed segment whose end was durable is believed without a look at its entries.
+    /// A sealed segment is believed without a look at its entries, if the durable point vouches for its seal: by a
+    /// segment that was begun after it. Else the footer may have reached the disk without the entries before it.
     fn by_footer(
-        &self,
+        &mut self,
         candidate: &Candidate,
         header: &IndexHeader,
         bounds: Bounds,
@@ -261,6 +270,12 @@ impl<'a> Chain<'a> {
         let believed = next_index <= bounds.durable_next.min(bounds.cut_next);
         if !believed || candidate.data.len() < footer.data_bytes {
             return Ok(None);
+        }
+        if header.first_index >= self.facts.point.segment_first_index {
+            if walk::entries_crc(header, index.as_ref(), footer.entry_count)? != Some(footer.entries_crc) {
+                return Ok(None);
+            }
+            self.unsynced.push(index.clone());
         }
         let state = Published::sealed(&footer);
         Ok(Some(Walked { state, tip: Tip::START, torn: false, damaged: Vec::new() }))

@@ -90,12 +90,16 @@ pub(crate) async fn recover(
         chain.damage.end_missing_below = Some(facts.durable_next());
         tracing::error!(%group, end = end.0, durable = facts.durable_next().0, "the end of the log is missing");
     } else if chain.is_torn() {
+        // What the last cut voided must stay so when this one takes the place of its record.
+        sync(host.as_ref(), directory, &chain.unsynced).await?;
         cuts += 1;
         tail_cut = Some(cut_tail(host.as_ref(), group, &chain, cuts, end).await?);
         chain.drop_torn()?;
     }
     let active = chain.settle().await?;
-    sync(host.as_ref(), directory, &chain.unsynced).await?;
+    if chain.has_changed() {
+        sync(host.as_ref(), directory, &chain.unsynced).await?;
+    }
     let view = View { segments: Arc::new(chain.segments), purged: facts.purged, begin };
     let durable_next = facts.durable_next().max(view.next_index());
     let writer = Writer { next_generation: chain.next_generation, active };
@@ -135,9 +139,6 @@ async fn cut_tail(
 }
 
 async fn sync(host: &dyn LogHost, directory: &Path, files: &[Arc<dyn DiskFile>]) -> Result<(), LogError> {
-    if files.is_empty() {
-        return Ok(());
-    }
     for file in files {
         file.sync_data().await?;
     }

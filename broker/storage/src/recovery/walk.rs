@@ -47,6 +47,18 @@ pub(crate) fn footer(header: &IndexHeader, index: &dyn DiskFile) -> io::Result<O
     Ok(IndexFooter::decode(&bytes, header.seed()))
 }
 
+/// Checksum of the first `count` entries, as a footer holds it; `None` if one does not prove itself.
+pub(crate) fn entries_crc(header: &IndexHeader, index: &dyn DiskFile, count: u32) -> io::Result<Option<u32>> {
+    let (start, end) = (entry_position(0), entry_position(count));
+    if end > index.len() {
+        return Ok(None);
+    }
+    let (seed, bytes) = (header.seed(), index.read(start..end)?);
+    let mut entries = bytes.chunks_exact(ENTRY_BYTES).zip(header.first_index.0..);
+    let proven = entries.all(|(entry, n)| IndexEntry::decode(entry, seed, n).is_some());
+    Ok(proven.then(|| crc32c::crc32c_append(seed, &bytes)))
+}
+
 /// Walks a segment from its first entry on.
 pub(crate) async fn walk(
     header: &IndexHeader,
