@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::{Life, Model, SMALL, batch, check, entry};
 use headwater_proto::types::LogIndex;
 use headwater_storage::disk::SimDisk;
-use headwater_storage::log::NewEntry;
+use headwater_storage::log::{LogOptions, NewEntry};
 
 /// What the scenario knew when the power failed.
 #[derive(Debug, Default, Clone)]
@@ -161,5 +161,101 @@ async fn power_fails_again_and_again_during_recovery() {
     let mut operation = 1;
     while !crash_after(operation, 77 + operation, 3).await {
         operation += 3;
+    }
+}
+
+/// A footer may reach the disk before the entries that it vouches for: both lie in one file that nobody synced.
+#[tokio::test(start_paused = true)]
+async fn power_fails_after_a_roll_whose_seal_was_not_synced() {
+    let options = LogOptions { segment_bytes: 1 << 20, segment_batches: 64 };
+    for seed in 0..40 {
+        let life = Life::begin(&Arc::new(SimDisk::new(seed)), options).await;
+        let mut model = Model::default();
+        let entries: Vec<NewEntry> = (0..64).map(|n| entry(1, batch(1, 10, n))).collect();
+        life.log.append(&entries).unwrap();
+        model.append(&entries);
+        life.log.flush().await.unwrap();
+        // The durable point, which covers the whole segment, is journalled with this.
+        life.data_dir.put(None, 99, bytes::Bytes::from_static(b"x")).await.unwrap();
+        life.log.append(&[entry(1, batch(1, 10, 64))]).unwrap();
+        assert!(life.log.segments()[0].sealed);
+
+        let killed = seed % 2 == 0;
+        let mut life = if killed {
+            life.restart_after_kill(options).await
+        } else {
+            life.restart_after_power_cut(options).await
+        };
+        if killed {
+            // What the start believed must not hang on a page cache that goes later.
+            let kept = [entry(1, batch(1, 10, 64))];
+            model.append(&kept);
+            let more = [entry(2, batch(2, 10, 65))];
+            life.log.append(&more).unwrap();
+            model.append(&more);
+            life.log.flush().await.unwrap();
+            life.data_dir.put(None, 99, bytes::Bytes::from_static(b"y")).await.unwrap();
+            life = life.restart_after_power_cut(options).await;
+            check(&life.log, &model);
+        } else {
+            assert!(life.log.bounds().last.unwrap().index >= LogIndex(64), "seed {seed}");
+            check(&life.log, &model.prefix(65));
+        }
+    }
+}
+
+/// The kernel reports a failed write-back once; the sync after it succeeds and proves nothing.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_durable_after_a_failed_sync() {
+    let life = Life::begin(&Arc::new(SimDisk::new(5)), SMALL).await;
+    life.disk.set_sync_latency(std::time::Duration::from_millis(5));
+    life.disk.fail_syncs(Some(".log"));
+    life.log.append(&[entry(1, batch(1, 10, 1))]).unwrap();
+    let (disk, (done, first)) = (life.disk.clone(), tokio::sync::oneshot::channel());
+    life.log.when_durable(Box::new(move |result| {
+        disk.fail_syncs(None);
+        done.send(result).unwrap();
+    }));
+    // The round that will fail is under way.
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    life.log.append(&[entry(1, batch(1, 10, 2))]).unwrap();
+    let (done, second) = tokio::sync::oneshot::channel();
+    life.log.when_durable(Box::new(move |result| done.send(result).unwrap()));
+    assert!(first.await.unwrap().is_err());
+    assert!(second.await.unwrap().is_err());
+    assert_eq!(life.log.bounds().durable_index, None);
+    life.data_dir.put(None, 99, bytes::Bytes::from_static(b"x")).await.unwrap();
+    let life = life.restart_after_power_cut(SMALL).await;
+    assert_eq!(life.log.damage(), None, "a durable point was journalled for what was never durable");
+}
+
+/// Names that a killed broker made are in the page cache only: the next one must not take them for durable.
+#[tokio::test(start_paused = true)]
+async fn the_power_fails_after_a_start_that_followed_a_kill_during_the_first_one() {
+    for operation in 1.. {
+        let disk = Arc::new(SimDisk::new(operation));
+        disk.die_after(operation);
+        let started = tokio::select! {
+            biased;
+            () = disk.died() => false,
+            life = Life::try_begin(&disk, SMALL) => life.is_ok(),
+        };
+        disk.kill_process();
+        let life = Life::begin(&disk, SMALL).await;
+        let mut model = Model::default();
+        let entries = some_batches(1);
+        life.log.append(&entries).unwrap();
+        model.append(&entries);
+        life.log.flush().await.unwrap();
+        drop(life);
+        disk.power_cut();
+        let life = Life::try_begin(&disk, SMALL).await;
+        let life = life.unwrap_or_else(|error| panic!("killed after operation {operation}: {error}"));
+        assert_eq!(life.log.damage(), None, "killed after operation {operation}");
+        check(&life.log, &model);
+        if started {
+            assert!(operation > 10);
+            return;
+        }
     }
 }

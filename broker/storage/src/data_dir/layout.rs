@@ -60,9 +60,9 @@ impl Layout {
         OpenError::Io { path: self.root.clone(), source }
     }
 
-    /// Makes the directory, durably, and takes its lock.
-    pub async fn lock(&self, disk: &Arc<dyn Disk>) -> Result<Box<dyn LockGuard>, OpenError> {
-        create_dir_all(disk, &self.root).await.map_err(|error| self.error(error))?;
+    /// Makes the directory and takes its lock.
+    pub fn lock(&self, disk: &Arc<dyn Disk>) -> Result<Box<dyn LockGuard>, OpenError> {
+        disk.create_dir_all(&self.root).map_err(|error| self.error(error))?;
         disk.lock(&self.root.join(LOCK)).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => OpenError::InUse { path: self.root.clone() },
             _ => self.error(error),
@@ -72,9 +72,11 @@ impl Layout {
     /// The journal; a new one, with that incarnation's fact, where the directory is new.
     pub async fn open_journal(&self, disk: &Arc<dyn Disk>, first: &[Change]) -> Result<Journal, OpenError> {
         if self.is_begun(disk)? {
+            self.sync_names(disk).await.map_err(|error| self.error(error))?;
             return Ok(Journal::open(disk, &self.journal()).await?);
         }
         let begin = async {
+            sync_ancestors(disk, &self.root).await?;
             for directory in [self.journal(), self.groups()] {
                 disk.create_dir_all(&directory)?;
             }
@@ -84,6 +86,14 @@ impl Layout {
         let journal = Journal::create(disk, &self.journal(), first).await?;
         self.write_format(disk).await.map_err(|error| self.error(error))?;
         Ok(journal)
+    }
+
+    /// Makes durable what a broker that was killed may have left in the page cache only: nothing must be built on a
+    /// name that can vanish.
+    async fn sync_names(&self, disk: &Arc<dyn Disk>) -> io::Result<()> {
+        disk.open(&self.format(), FORMAT_BYTES_MAX)?.sync_data().await?;
+        disk.sync_dir(&self.root).await?;
+        disk.sync_dir(&self.groups()).await
     }
 
     /// Whether a broker has used the directory; an error if it is another's.
@@ -143,16 +153,14 @@ pub fn draw_incarnation(entropy: &mut dyn FnMut() -> u64) -> Incarnation {
     Incarnation((high | u128::from(entropy())).to_be_bytes())
 }
 
-/// As `create_dir_all`, with every new name durable.
-async fn create_dir_all(disk: &Arc<dyn Disk>, path: &Path) -> io::Result<()> {
-    let exists = |path: &Path| path.as_os_str().is_empty() || disk.list(path).is_ok();
-    let new: Vec<PathBuf> = path.ancestors().take_while(|path| !exists(path)).map(Path::to_owned).collect();
-    disk.create_dir_all(path)?;
-    for directory in new.iter().rev() {
-        match directory.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => disk.sync_dir(Path::new(".")).await?,
-            Some(parent) => disk.sync_dir(parent).await?,
-            None => {}
+/// Makes the names of a directory and of all above it durable: any of them may be new.
+async fn sync_ancestors(disk: &Arc<dyn Disk>, path: &Path) -> io::Result<()> {
+    for parent in path.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match disk.sync_dir(parent).await {
+            // Where we may not even look, we made nothing.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            result => result?,
         }
     }
     Ok(())

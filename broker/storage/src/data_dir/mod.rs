@@ -63,7 +63,7 @@ impl DataDir {
         entropy: &mut (dyn FnMut() -> u64 + Send),
     ) -> Result<Arc<Self>, OpenError> {
         let layout = Layout::new(path);
-        let lock = layout.lock(&disk).await?;
+        let lock = layout.lock(&disk)?;
         let drawn = Bytes::copy_from_slice(&draw_incarnation(entropy).0);
         let identity = Change::Put { group: None, kind: INCARNATION, value: drawn };
         let mut journal = layout.open_journal(&disk, &[identity]).await?;

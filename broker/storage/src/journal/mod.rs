@@ -194,8 +194,9 @@ async fn open_files(disk: &Arc<dyn Disk>, directory: &Path) -> io::Result<[[Arc<
     }
     if created {
         future::try_join_all(slots.iter().flatten().map(|file| file.sync_data())).await?;
-        disk.sync_dir(directory).await?;
     }
+    // Always: a broker that was killed may have left their names in the page cache only.
+    disk.sync_dir(directory).await?;
     Ok(slots)
 }
 
