@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use headwater_broker::config::Config;
 use headwater_broker::env::{OsEntropy, SystemClock, TcpNetwork};
-use headwater_broker::{Broker, Env};
+use headwater_broker::{Broker, Env, NodeError, StartError};
+use headwater_storage::data_dir::OpenError;
 use headwater_storage::disk::RealDisk;
 use serde_json::Value;
 
@@ -101,7 +102,16 @@ async fn start(data_dir: &Path, grpc: SocketAddr) -> Broker {
         entropy: Arc::new(OsEntropy::new().unwrap()),
         network: Arc::new(TcpNetwork),
     };
-    Broker::start(config, env).await.unwrap()
+    loop {
+        match Broker::start(config.clone(), env.clone()).await {
+            Ok(broker) => return broker,
+            // Within one process the last task of the broker before may still be about to give the directory up.
+            Err(StartError::Node(NodeError::DataDir(OpenError::InUse { .. }))) => {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

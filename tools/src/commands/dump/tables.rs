@@ -1,5 +1,6 @@
 //! State tables: what a state machine knew at a point of its log.
 
+use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -11,7 +12,11 @@ use crate::exit::Failure;
 use crate::output::bytes;
 
 pub fn dump(path: &Path, printer: &mut Printer) -> Result<(), Failure> {
-    let content = std::fs::read(path).map_err(|e| Failure::file("read", path.display(), &e))?;
+    let content = match std::fs::read(path) {
+        // A broker that runs keeps only the newest ones.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        content => content.map_err(|e| Failure::file("read", path.display(), &e))?,
+    };
     let file_bytes = content.len() as u64;
     let found = inspect::tables(&Bytes::from(content));
     let damage: Vec<String> = match found {
