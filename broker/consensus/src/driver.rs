@@ -34,7 +34,7 @@ pub(crate) struct State<M> {
     applied: RwLock<Applied<M>>,
     /// The machine before the first entry, encoded.
     initial: Bytes,
-    /// What the next snapshot is to hold; the last applied state unless told.
+    /// What the next snapshot is to hold, durable already; the last applied state unless told.
     prepared: Mutex<Option<Tables>>,
     snapshot: Mutex<Option<Tables>>,
 }
@@ -106,10 +106,16 @@ impl<M: Machine> State<M> {
 
     async fn build_snapshot(&self) -> Result<Snapshot, ConsensusError> {
         let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let tables = prepared.unwrap_or_else(|| self.applied().tables());
-        if holds(&self.shared.log, tables.at)? {
-            tables::write(&self.shared, &tables).await?;
-        }
+        let tables = match prepared {
+            Some(durable) => durable,
+            None => {
+                let tables = self.applied().tables();
+                if holds(&self.shared.log, tables.at)? {
+                    tables::write(&self.shared, &tables).await?;
+                }
+                tables
+            }
+        };
         let snapshot = to_snapshot(&tables);
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(tables);
         Ok(snapshot)
@@ -214,9 +220,11 @@ impl<M: Machine> State<M> {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|tables| tables.at)
     }
 
-    /// Makes sure that the state as of `at` can be had, and that the next snapshot is taken there.
+    /// Stores the state as of `at`, where the next snapshot is taken then. Here and not when Raft asks for it: an error
+    /// there, such as a full disk, would end the group.
     pub(crate) async fn prepare_snapshot(&self, at: LogId) -> Result<(), ConsensusError> {
         let tables = tables::state_at::<M>(&self.shared, &self.initial, at).await?.tables();
+        tables::write(&self.shared, &tables).await?;
         *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(tables);
         Ok(())
     }

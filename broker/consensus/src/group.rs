@@ -149,11 +149,20 @@ impl<M: Machine> Group<M> {
     }
 
     /// Gives up the entries up to `upto`, which must be applied: takes the snapshot there, then purges. Raft may put
-    /// off the second while a follower still reads what is to go; the call waits for it.
+    /// off the second while a follower still reads what is to go; the call waits for it. Once begun it goes on, whether
+    /// or not the result is awaited.
     ///
     /// # Errors
-    /// `upto` is not applied or not in the log; the state as of it cannot be rebuilt; the group stopped.
-    pub async fn purge(&self, upto: LogId) -> Result<(), ConsensusError> {
+    /// `upto` is not applied or not in the log; the state as of it cannot be rebuilt or stored; the group stopped.
+    pub async fn purge(self: &Arc<Self>, upto: LogId) -> Result<(), ConsensusError> {
+        // Given up halfway, it would leave Raft with a snapshot under way, during which Raft ignores the request for
+        // another: the next purge would wait for its own for ever.
+        let group = Arc::clone(self);
+        let purged = tokio::spawn(async move { group.purge_in_turn(upto).await });
+        purged.await.unwrap_or(Err(ConsensusError::Stopped))
+    }
+
+    async fn purge_in_turn(&self, upto: LogId) -> Result<(), ConsensusError> {
         let raft = self.raft()?;
         let _one_at_a_time = self.purging.lock().await;
         if upto.index > self.state.applied().log_id().index {

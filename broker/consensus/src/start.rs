@@ -19,7 +19,7 @@ use crate::driver::{Driver, State};
 use crate::encoding::{Creation, decode_creation, encode_creation};
 use crate::error::ConsensusError;
 use crate::group::{Group, GroupRaft};
-use crate::log_store::{LogStore, Shared, fact};
+use crate::log_store::{AppendState, LogStore, Shared, fact};
 use crate::network::Network;
 use crate::settings::RaftSettings;
 use crate::types::{Peer, Runtime};
@@ -111,8 +111,25 @@ async fn run<M: Machine>(
         Ok(raft)
     });
     let raft = Box::pin(raft).await.map_err(|error: openraft::errors::Fatal<_>| failed(&error))?;
+    if let Err(error) = enter(&raft, spec, state).await {
+        // The next try must not find this one still writing to the log.
+        state.shared.appends.send_replace(AppendState::Stopping);
+        if let Err(error) = raft.shutdown().await {
+            tracing::error!(group = %spec.id, %error, "the group's task ended badly");
+        }
+        return Err(error);
+    }
+    Ok(raft)
+}
+
+/// Makes a replica that runs take its part in the group.
+async fn enter<M: Machine>(
+    raft: &GroupRaft<M>,
+    spec: &GroupSpec,
+    state: &State<M>,
+) -> Result<(), ConsensusError> {
     if spec.initialize {
-        initialize(&raft, &spec.voters).await?;
+        initialize(raft, &spec.voters).await?;
     }
     let voters =
         raft.with_raft_state(|state| state.membership_state.effective().voter_ids().collect::<BTreeSet<_>>());
@@ -124,7 +141,7 @@ async fn run<M: Machine>(
     } else {
         raft.runtime_config().tick(true);
     }
-    Ok(raft)
+    Ok(())
 }
 
 async fn initialize<M: Machine>(

@@ -151,6 +151,38 @@ async fn a_purge_takes_its_snapshot_where_it_purges_and_survives() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_purge_whose_caller_goes_away_bars_no_later_one() {
+    for polls in 1..12 {
+        let disk = Arc::new(SimDisk::new(polls));
+        let mut voter = OneVoter::new(&disk, small_segments()).await;
+        append_all(&mut voter, 0..30).await;
+        disk.set_sync_latency(Duration::from_millis(5));
+        let sealed: Vec<_> = voter.group.log().segments().into_iter().filter(|s| s.sealed).collect();
+        let patience = Duration::from_millis(polls * 2);
+        let _ = tokio::time::timeout(patience, voter.group.purge(sealed[1].last)).await;
+        let upto = sealed[3].last;
+        tokio::time::timeout(PATIENCE, voter.group.purge(upto)).await.unwrap().unwrap();
+        assert_eq!(voter.group.log().bounds().purged, Some(upto));
+        assert_eq!(voter.group.state.snapshot_log_id(), Some(upto));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_that_finds_no_space_fails_and_the_group_goes_on() {
+    let disk = Arc::new(SimDisk::new(1));
+    let mut voter = OneVoter::new(&disk, small_segments()).await;
+    append_all(&mut voter, 0..30).await;
+    let upto = voter.group.log().segments()[1].last;
+    disk.set_free_bytes(0);
+    assert!(tokio::time::timeout(PATIENCE, voter.group.purge(upto)).await.unwrap().is_err());
+    disk.set_free_bytes(1 << 30);
+    append_all(&mut voter, 30..40).await;
+    assert_eq!(voter.group.health(), Health::Running);
+    tokio::time::timeout(PATIENCE, voter.group.purge(upto)).await.unwrap().unwrap();
+    assert_eq!(voter.group.log().bounds().purged, Some(upto));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_not_applied_or_not_there_is_not_purged() {
     let disk = Arc::new(SimDisk::new(1));
     let mut voter = OneVoter::new(&disk, small_segments()).await;
@@ -286,11 +318,7 @@ async fn an_emptied_disk_is_another_replica() {
 
     // What the disk held is gone; the replica's identity went with it.
     let mut entropy = || 4_711;
-    let emptied = headwater_storage::data_dir::DataDir::open(
-        other,
-        Path::new(ROOT),
-        &mut entropy
-    );
+    let emptied = headwater_storage::data_dir::DataDir::open(other, Path::new(ROOT), &mut entropy);
     let emptied = emptied.await.unwrap();
     assert_ne!(emptied.incarnation(), incarnation);
     let peer = crate::Peer { broker_id: headwater_proto::types::BrokerId(1), incarnation };
