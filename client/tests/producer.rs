@@ -195,6 +195,31 @@ async fn a_silent_broker_makes_the_outcome_unknown() {
     assert_eq!(producer.stats().records_unknown, 1);
 }
 
+/// The partition expired the producer between a lost answer and the next attempt.
+#[tokio::test(start_paused = true)]
+async fn a_batch_in_doubt_of_a_forgotten_producer_is_not_stored_twice() {
+    let fake = Fake::start(1, 1);
+    let client = fake.client(1).await;
+    let config = ProducerConfig { batch_records: Some(1), ..ProducerConfig::default() };
+    let producer = client.producer(config).await.unwrap();
+    producer.send(record(0)).await.unwrap().await.unwrap();
+    fake.lock().faults.cut_after = 100;
+    let in_doubt = producer.send(record(1)).await.unwrap();
+    while fake.lock().topics["t"][0].values().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    {
+        let mut state = fake.lock();
+        state.faults = Faults::default();
+        state.producers.clear();
+    }
+    let after = producer.send(record(2)).await.unwrap();
+    let error = in_doubt.await.unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error}");
+    assert_eq!(after.await.unwrap().offset, 2, "the others go on under another id");
+    assert_eq!(fake.lock().topics["t"][0].values(), ["0", "1", "2"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_never_sent_fails_for_certain() {
     let fake = Fake::start(1, 1);

@@ -221,7 +221,7 @@ impl Lane {
                 | ErrorCode::InvalidProducerEpoch
         );
         if idempotent && lost_place {
-            return self.lost_place(batch, refusal.code);
+            return self.lost_place(shared, batch, refusal.code);
         }
         // Neither says that nothing was stored.
         let unsure = matches!(
@@ -253,14 +253,20 @@ impl Lane {
     }
 
     /// The batch is not what the broker expects next of this producer.
-    fn lost_place(&mut self, batch: Batch, code: ErrorCode) -> Reaction {
+    fn lost_place(&mut self, shared: &Accumulator, batch: Batch, code: ErrorCode) -> Reaction {
         let earlier = |other: &Batch| other.order < batch.order;
         let is_first = !self.in_flight.iter().any(earlier) && !self.retry.iter().any(earlier);
         // Not the first: it was refused because one before it was, and follows that one again. First
         // and in doubt: one before it may yet arrive at the broker, and this one's old attempt after
         // it; another sequence could store it twice.
-        let forgotten = code == ErrorCode::UnknownProducerId;
-        if is_first && (forgotten || !batch.in_doubt) {
+        if is_first && batch.in_doubt && code == ErrorCode::UnknownProducerId {
+            // Its producer was expired, or its topic is another of the same name: nothing can tell any more
+            // whether an earlier attempt was stored.
+            let (partition, reason) = (self.queue.partition.clone(), self.last_failure.clone());
+            resolve(shared, batch, Err(DeliveryError::Unknown { partition, reason }));
+            return Reaction::GoOn;
+        }
+        if is_first && !batch.in_doubt {
             self.renumber = Some(Renumber { from_order: batch.order, sequence: None });
         }
         self.put_back(batch);

@@ -67,6 +67,9 @@ pub fn place(window: &VecDeque<(i32, i32, i64)>, sequence: i32, count: i32) -> P
     if let Some((_, _, base)) = window.iter().find(|(s, c, _)| *s == sequence && *c == count) {
         return Place::Duplicate(*base);
     }
+    if window.is_empty() && sequence > 0 {
+        return Place::Refused(ErrorCode::UnknownProducerId);
+    }
     let expected = window.back().map_or(0, |(s, c, _)| s + c);
     if sequence == expected { Place::Next } else { Place::Refused(ErrorCode::OutOfOrderSequenceNumber) }
 }
