@@ -166,8 +166,15 @@ impl Registry {
         }
     }
 
-    /// Opens a damaged partition again, once its loss was accepted.
-    pub async fn reopen(&self, name: &str, number: i32) -> Result<(), RequestError> {
+    /// Opens a damaged partition again, once its loss was accepted. Once begun it goes on, whether or not the result
+    /// is awaited: else a client that hangs up would leave the partition closed.
+    pub async fn reopen(self: &Arc<Self>, name: &str, number: i32) -> Result<(), RequestError> {
+        let (registry, name) = (Arc::clone(self), name.to_owned());
+        let reopened = tokio::spawn(async move { registry.reopen_in_turn(&name, number).await });
+        reopened.await.unwrap_or(Err(RequestError::Stopping))
+    }
+
+    async fn reopen_in_turn(&self, name: &str, number: i32) -> Result<(), RequestError> {
         let _one_at_a_time = self.changing.lock().await;
         let before = self.partition(name, number)?;
         let Some(local) = self.local(name) else {
