@@ -1,5 +1,6 @@
 //! The state of one partition: positions, epochs and producers, as a function of its log.
 
+use headwater_proto::record::{BatchHeader, HEADER_BYTES};
 use headwater_proto::types::{LogIndex, Offset};
 
 use crate::control::ControlEntry;
@@ -24,6 +25,8 @@ pub struct Applied {
 pub struct PartitionState {
     pub log: LogState,
     pub producers: ProducerTable,
+    /// Entries were lost and the loss was accepted: what is in the log behind them may go on from what they held.
+    pub has_loss: bool,
 }
 
 impl Machine for PartitionState {
@@ -31,6 +34,11 @@ impl Machine for PartitionState {
 
     fn apply(&mut self, entry: Entry<'_>) -> Result<Applied, ApplyError> {
         self.log.check(&entry)?;
+        if is_lost(entry.header) {
+            // Which producers appended there, or were expired, nobody knows any more.
+            self.producers = ProducerTable::default();
+            self.has_loss = true;
+        }
         match entry.body {
             EntryBody::Records(_) => self.append(&entry)?,
             EntryBody::Control(ControlEntry::ProducerExpiry(ids)) => self.producers.expire(ids),
@@ -69,13 +77,21 @@ impl PartitionState {
             ProducerBatch::of(entry.header).map_err(|_| broken("its fields are impossible".to_owned()))?;
         let Some(batch) = batch else { return Ok(()) };
         match self.producers.judge(&batch) {
-            Verdict::Next => {
+            Verdict::UnknownProducer if !self.has_loss => {
+                Err(broken(format!("{batch:?} is of an unknown producer")))
+            }
+            Verdict::Next | Verdict::UnknownProducer => {
                 self.producers.append(&batch, entry.base_offset, entry.index);
                 Ok(())
             }
             verdict => Err(broken(format!("{batch:?} is {verdict:?}"))),
         }
     }
+}
+
+/// Whether the entry stands for one that was damaged: the log gives it a header and nothing behind it.
+fn is_lost(header: &BatchHeader) -> bool {
+    header.size_bytes() == Some(HEADER_BYTES)
 }
 
 #[cfg(test)]

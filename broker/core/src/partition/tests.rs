@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use headwater_proto::record::{BatchHeader, Compression, RecordBatchBuilder, empty_control_batch};
+use headwater_proto::record::{
+    BatchHeader, Compression, HEADER_BYTES, RecordBatchBuilder, empty_control_batch,
+};
 use headwater_proto::types::{ProducerId, Term};
 use proptest::prelude::*;
 
@@ -147,4 +149,28 @@ fn an_entry_that_contradicts_the_state_is_an_error_and_changes_nothing() {
         assert_eq!(state, before);
     }
     assert_eq!(state.apply(next).unwrap().base_offset, Offset(4));
+}
+
+#[test]
+fn what_follows_a_loss_that_was_accepted_is_applied_whatever_was_lost() {
+    let mut state = PartitionState::default();
+    let bytes = Bytes::new();
+    let mut append = |header: &BatchHeader| {
+        let body = EntryBody::Records(&bytes);
+        let index = state.log.applied_index.next();
+        let entry = Entry { index, term: Term(1), base_offset: state.log.next_offset, header, body };
+        let applied = state.apply(entry);
+        // Tables written in between must not bring the strictness back.
+        state = PartitionState::decode(&state.encode()).unwrap();
+        applied
+    };
+    append(&records(Some((7, 0)), 2)).unwrap();
+    // What the log shows in the place of a lost batch: its offsets, and nothing behind the header.
+    let mut lost = records(None, 3);
+    (lost.record_count, lost.batch_length) = (0, HEADER_BYTES as i32 - 12);
+    append(&lost).unwrap();
+    append(&records(Some((7, 5)), 1)).unwrap();
+    append(&records(Some((8, 4)), 1)).unwrap();
+    append(&records(Some((7, 6)), 1)).unwrap();
+    assert!(append(&records(Some((7, 9)), 1)).is_err(), "a gap that no loss explains");
 }

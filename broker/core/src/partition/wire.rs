@@ -23,6 +23,8 @@ struct Tables {
     log: Option<LogSection>,
     #[prost(message, repeated, tag = "3")]
     producers: Vec<ProducerRow>,
+    #[prost(bool, tag = "4")]
+    has_loss: bool,
 }
 
 /// Shared with the metadata group.
@@ -74,7 +76,8 @@ struct BatchRow {
 
 pub(super) fn encode(state: &PartitionState) -> Vec<u8> {
     let producers = state.producers.iter().map(|(id, producer)| producer_row(id, producer)).collect();
-    Tables { version: VERSION, log: Some(LogSection::of(&state.log)), producers }.encode_to_vec()
+    Tables { version: VERSION, log: Some(LogSection::of(&state.log)), producers, has_loss: state.has_loss }
+        .encode_to_vec()
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<PartitionState, DecodeError> {
@@ -91,7 +94,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<PartitionState, DecodeError> {
             return Err(malformed(format!("the row of producer id {id} is impossible")));
         }
     }
-    Ok(PartitionState { log, producers })
+    Ok(PartitionState { log, producers, has_loss: tables.has_loss })
 }
 
 impl LogSection {
