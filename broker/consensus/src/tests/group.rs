@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_core::PartitionState;
+use headwater_proto::record::{Compression, RecordBatchBuilder};
 use headwater_proto::types::{Offset, ReplicaId};
 use headwater_storage::disk::SimDisk;
 use headwater_storage::log::{LogId, LogOptions};
@@ -389,4 +390,37 @@ async fn what_was_acknowledged_survives_a_power_cut_at_every_write() {
         }
     }
     panic!("the load never came to its end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_whose_batch_was_lost_and_given_up_does_not_keep_its_group_from_starting() {
+    let disk = Arc::new(SimDisk::new(1));
+    let voter = OneVoter::new(&disk, LogOptions::default()).await;
+    let term = voter.group.wait_leader().await.unwrap().term.get();
+    let mut lost = None;
+    for n in 0..4 {
+        let mut builder = RecordBatchBuilder::new(Compression::None, None);
+        builder.append(1, None, Some(b"value"), &[]).unwrap();
+        builder.set_producer(5, 0, n);
+        let proposal = Proposal { stamp: stamp(term, 0, n as u64), batch: builder.build().unwrap() };
+        let committed = voter.group.propose(proposal).await.unwrap().await.unwrap();
+        lost = lost.or(Some(committed.log_id.index).filter(|_| n == 1));
+    }
+    let position = voter.group.log().entry(lost.unwrap()).unwrap().unwrap().position;
+    voter.group.shutdown().await;
+    voter.group.state.shared.data_dir.flush_clean().await.unwrap();
+    drop(voter);
+    disk.kill_process();
+    disk.flip_bit(&segment_files(&disk)[0], position + 65, 1).unwrap();
+
+    let voter = OneVoter::new(&disk, LogOptions::default()).await;
+    assert_eq!(voter.group.log().scrub().await.unwrap().new_damage, 1);
+    voter.group.log().accept_loss().await.unwrap();
+    voter.group.shutdown().await;
+    drop(voter);
+    disk.kill_process();
+    let voter = OneVoter::new(&disk, LogOptions::default()).await;
+    voter.group.wait_leader().await.unwrap();
+    assert_eq!(voter.group.progress().borrow().high_watermark, Offset(4));
+    assert_eq!(voter.values().len(), 3);
 }
