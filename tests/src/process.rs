@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -36,12 +37,33 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// Four free ports. They are taken only when the broker binds them, so another process may win a race.
+    /// Four free ports. They are taken only when the broker binds them, so another process may win a race;
+    /// the kernel does not: they lie below those that it gives to outgoing connections, of which one that
+    /// a client makes while the broker is away would otherwise take the broker's port, or meet itself.
     pub fn free() -> io::Result<Self> {
-        let listeners = (0..4).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<Vec<_>>>()?;
-        let at = |i: usize| listeners[i].local_addr();
-        Ok(Self { kafka: at(0)?, grpc: at(1)?, peer: at(2)?, http: at(3)? })
+        let next = || -> io::Result<SocketAddr> { Ok(([127, 0, 0, 1], free_port()?).into()) };
+        Ok(Self { kafka: next()?, grpc: next()?, peer: next()?, http: next()? })
     }
+}
+
+/// A port that nobody listens on and that this process has not given out before, or not lately.
+fn free_port() -> io::Result<u16> {
+    const FIRST: u32 = 10_000;
+    // Below 32,768, where Linux' default net.ipv4.ip_local_port_range begins.
+    const COUNT: u32 = 22_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Processes that run side by side begin far from each other.
+    let begin = std::process::id().wrapping_mul(7_919);
+    for _ in 0..COUNT {
+        let n = begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = (FIRST + n) as u16;
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(port),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AddrNotAvailable.into())
 }
 
 /// A running broker; killed when dropped.
