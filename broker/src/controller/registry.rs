@@ -215,15 +215,20 @@ impl Registry {
     async fn delete(&self, local: &LocalTopic) {
         let name = &local.topic.name;
         self.topics.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        let delete = |slot: Slot| async move {
-            let Slot::Open(partition) = slot else { return };
-            let group = partition.id();
-            partition.close().await;
+        let delete = |(partition, slot): (PartitionId, Slot)| async move {
+            match slot {
+                Slot::Open(partition) => partition.close().await,
+                // What could not be opened may have files all the same.
+                Slot::Failed(_) => {}
+                Slot::Elsewhere => return,
+            }
+            let group = GroupId { topic_id: local.topic.id, partition };
             if let Err(error) = self.data_dir.delete_group(group).await {
                 tracing::error!(topic = name, %group, %error, "files of a deleted partition stay until the next start");
             }
         };
-        stream::iter(local.slots.clone()).for_each_concurrent(AT_A_TIME, delete).await;
+        let slots = (0..).map(PartitionId).zip(local.slots.iter().cloned());
+        stream::iter(slots).for_each_concurrent(AT_A_TIME, delete).await;
         tracing::info!(topic = name, "topic deleted");
     }
 
