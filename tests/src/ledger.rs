@@ -7,6 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+/// Topic and partition number.
+pub type Partition = (String, i32);
+
 /// How a send ended for its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -21,7 +24,7 @@ pub enum Outcome {
 /// One record that a producer sent to a partition. The key is the partition's topic and number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent {
-    pub partition: (String, i32),
+    pub partition: Partition,
     pub producer: u32,
     pub value: u64,
     pub outcome: Outcome,
@@ -31,23 +34,23 @@ pub struct Sent {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Anomaly {
     /// Acknowledged, and not there.
-    Lost { partition: (String, i32), offset: i64, value: u64 },
+    Lost { partition: Partition, offset: i64, value: u64 },
     /// Acknowledged at one offset, found at another.
-    Moved { partition: (String, i32), acked: i64, found: i64, value: u64 },
+    Moved { partition: Partition, acked: i64, found: i64, value: u64 },
     /// One value at two offsets.
-    Duplicate { partition: (String, i32), offsets: (i64, i64), value: u64 },
+    Duplicate { partition: Partition, offsets: (i64, i64), value: u64 },
     /// A value that nobody sent to this partition.
-    Phantom { partition: (String, i32), offset: i64, value: u64 },
+    Phantom { partition: Partition, offset: i64, value: u64 },
     /// Definitely refused, and there.
-    AbortedRead { partition: (String, i32), offset: i64, value: u64 },
+    AbortedRead { partition: Partition, offset: i64, value: u64 },
     /// A producer's later record lies before an earlier one.
-    Reordered { partition: (String, i32), producer: u32, earlier: u64, later: u64 },
+    Reordered { partition: Partition, producer: u32, earlier: u64, later: u64 },
     /// One offset was read with two values.
-    InconsistentOffset { partition: (String, i32), offset: i64, values: (u64, u64) },
+    InconsistentOffset { partition: Partition, offset: i64, values: (u64, u64) },
     /// One reader's offsets did not rise.
-    NonMonotonicPoll { partition: (String, i32), after: i64, offset: i64 },
+    NonMonotonicPoll { partition: Partition, after: i64, offset: i64 },
     /// A reader jumped over a record that is there.
-    PollSkip { partition: (String, i32), skipped: i64 },
+    PollSkip { partition: Partition, skipped: i64 },
 }
 
 impl fmt::Display for Anomaly {
@@ -56,14 +59,17 @@ impl fmt::Display for Anomaly {
     }
 }
 
+/// Offset and value, as a reader saw them.
+pub type ReadRecord = (i64, u64);
+
 /// Everything that happened to some partitions.
 #[derive(Debug, Default)]
 pub struct Ledger {
     sent: Vec<Sent>,
     /// Records below these offsets were deleted on request and need not be there.
-    log_starts: BTreeMap<(String, i32), i64>,
+    log_starts: BTreeMap<Partition, i64>,
     /// What readers saw while it went on: per reader, in the order seen.
-    polls: BTreeMap<(u32, (String, i32)), Vec<(i64, u64)>>,
+    polls: BTreeMap<(u32, Partition), Vec<ReadRecord>>,
 }
 
 impl Ledger {
@@ -73,12 +79,12 @@ impl Ledger {
     }
 
     /// Notes a record as one reader saw it. A reader that seeks gets a new number.
-    pub fn polled(&mut self, reader: u32, partition: (String, i32), offset: i64, value: u64) {
+    pub fn polled(&mut self, reader: u32, partition: Partition, offset: i64, value: u64) {
         self.polls.entry((reader, partition)).or_default().push((offset, value));
     }
 
     /// Notes that retention or a request may have deleted records below `offset`.
-    pub fn log_start(&mut self, partition: (String, i32), offset: i64) {
+    pub fn log_start(&mut self, partition: Partition, offset: i64) {
         let start = self.log_starts.entry(partition).or_default();
         *start = (*start).max(offset);
     }
@@ -99,7 +105,7 @@ impl Ledger {
 
     /// Compares with a last, complete read: per partition the records in offset order.
     #[must_use]
-    pub fn check(&self, finally: &BTreeMap<(String, i32), Vec<(i64, u64)>>) -> BTreeSet<Anomaly> {
+    pub fn check(&self, finally: &BTreeMap<Partition, Vec<ReadRecord>>) -> BTreeSet<Anomaly> {
         let mut anomalies = BTreeSet::new();
         let partitions: BTreeSet<_> =
             self.sent.iter().map(|sent| &sent.partition).chain(finally.keys()).cloned().collect();
@@ -111,12 +117,7 @@ impl Ledger {
         anomalies
     }
 
-    fn check_final_read(
-        &self,
-        partition: &(String, i32),
-        records: &[(i64, u64)],
-        out: &mut BTreeSet<Anomaly>,
-    ) {
+    fn check_final_read(&self, partition: &Partition, records: &[ReadRecord], out: &mut BTreeSet<Anomaly>) {
         let mut found: BTreeMap<u64, i64> = BTreeMap::new();
         for &(offset, value) in records {
             if let Some(&first) = found.get(&value) {
@@ -155,7 +156,7 @@ impl Ledger {
         }
     }
 
-    fn check_polls(&self, partition: &(String, i32), records: &[(i64, u64)], out: &mut BTreeSet<Anomaly>) {
+    fn check_polls(&self, partition: &Partition, records: &[ReadRecord], out: &mut BTreeSet<Anomaly>) {
         let truth: BTreeMap<i64, u64> = records.iter().copied().collect();
         for ((_, _), polled) in self.polls.iter().filter(|((_, of), _)| of == partition) {
             let mut last: Option<i64> = None;
@@ -197,7 +198,7 @@ fn outcome_anomaly(sent: &Sent, found: Option<i64>, log_start: i64) -> Option<An
 mod tests {
     use super::*;
 
-    fn partition() -> (String, i32) {
+    fn partition() -> Partition {
         ("orders".to_owned(), 0)
     }
 
@@ -209,7 +210,7 @@ mod tests {
         ledger
     }
 
-    fn check(ledger: &Ledger, records: &[(i64, u64)]) -> Vec<Anomaly> {
+    fn check(ledger: &Ledger, records: &[ReadRecord]) -> Vec<Anomaly> {
         ledger.check(&BTreeMap::from([(partition(), records.to_vec())])).into_iter().collect()
     }
 

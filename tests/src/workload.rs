@@ -11,7 +11,7 @@ use headwater_client::{
 };
 use tokio::sync::watch;
 
-use crate::ledger::{Ledger, Outcome, Sent};
+use crate::ledger::{Ledger, Outcome, Partition, ReadRecord, Sent};
 
 /// Records that one producer has under way before it waits for the oldest.
 const UNDER_WAY_MAX: usize = 200;
@@ -24,7 +24,7 @@ const FINAL_READ_TIMEOUT: Duration = Duration::from_secs(60);
 pub type SharedLedger = Arc<Mutex<Ledger>>;
 
 /// Records in offset order, per topic and partition.
-pub type Records = BTreeMap<(String, i32), Vec<(i64, u64)>>;
+pub type Records = BTreeMap<Partition, Vec<ReadRecord>>;
 
 /// Runs `note` on the ledger.
 pub fn note<T>(ledger: &SharedLedger, note: impl FnOnce(&mut Ledger) -> T) -> T {
@@ -139,7 +139,7 @@ pub async fn follow(
 pub async fn read_all(
     client: &Client,
     targets: &[Target],
-) -> Result<(Records, BTreeMap<(String, i32), i64>), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(Records, BTreeMap<Partition, i64>), Box<dyn std::error::Error + Send + Sync>> {
     let partitions: Vec<TopicPartition> = targets.iter().flat_map(Target::all).collect();
     let starts = offsets(client, &partitions, OffsetSpec::LogStart).await?;
     let ends = offsets(client, &partitions, OffsetSpec::HighWatermark).await?;
@@ -171,7 +171,7 @@ async fn offsets(
     client: &Client,
     partitions: &[TopicPartition],
     spec: OffsetSpec,
-) -> Result<BTreeMap<(String, i32), i64>, ClientError> {
+) -> Result<BTreeMap<Partition, i64>, ClientError> {
     let listed = client
         .admin()
         .list_offsets(partitions.iter().map(|partition| (partition.clone(), spec)).collect::<Vec<_>>())
@@ -194,7 +194,7 @@ where
     attempt().await
 }
 
-fn name(partition: &TopicPartition) -> (String, i32) {
+fn name(partition: &TopicPartition) -> Partition {
     (partition.topic.to_string(), partition.partition)
 }
 

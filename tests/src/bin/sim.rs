@@ -28,17 +28,17 @@ struct Args {
     /// No faults at all.
     #[arg(long)]
     calm: bool,
-    /// Simulated seconds of load.
+    /// Simulated milliseconds of load.
     #[arg(long)]
-    load_s: Option<u64>,
+    load_ms: Option<u64>,
     /// Prints what the broker logs (RUST_LOG decides how much).
     #[arg(long)]
     logs: bool,
 }
 
-const SEED_LOAD_S: u64 = 15;
+const SEED_LOAD_MS: u64 = 15_000;
 /// Power-cut runs are many: a short load, in which segments roll, are deleted and topics change.
-const CUT_LOAD_S: u64 = 3;
+const CUT_LOAD_MS: u64 = 500;
 
 fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     let args = Args::parse();
@@ -57,10 +57,10 @@ fn one(args: &Args) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
         tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     }
     let faultless = args.calm || args.cut_after.is_some();
-    let load_s = args.load_s.unwrap_or(if faultless { CUT_LOAD_S } else { SEED_LOAD_S });
+    let load_ms = args.load_ms.unwrap_or(if faultless { CUT_LOAD_MS } else { SEED_LOAD_MS });
     let plan = Plan {
         seed: args.seed,
-        load: Duration::from_secs(load_s),
+        load: Duration::from_millis(load_ms),
         cut_after_operation: args.cut_after,
         random_faults: !faultless,
     };
@@ -87,7 +87,7 @@ fn one(args: &Args) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
 fn power_cuts(args: &Args, points: &str) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     let calm = Plan {
         seed: args.seed,
-        load: Duration::from_secs(args.load_s.unwrap_or(CUT_LOAD_S)),
+        load: Duration::from_millis(args.load_ms.unwrap_or(CUT_LOAD_MS)),
         cut_after_operation: None,
         random_faults: false,
     };
@@ -98,7 +98,7 @@ fn power_cuts(args: &Args, points: &str) -> Result<ExitCode, Box<dyn Error + Sen
         let point = 1 + i * operations / wanted;
         let mut run =
             vec!["--seed".to_owned(), args.seed.to_string(), "--cut-after".to_owned(), point.to_string()];
-        run.extend(args.load_s.iter().flat_map(|load_s| ["--load-s".to_owned(), load_s.to_string()]));
+        run.extend(args.load_ms.iter().flat_map(|load_ms| ["--load-ms".to_owned(), load_ms.to_string()]));
         run
     });
     sweep(runs.collect())

@@ -9,13 +9,13 @@ use std::time::Duration;
 use headwater_broker::Broker;
 use headwater_broker::config::Config;
 use headwater_broker::env::{Entropy, Env};
-use headwater_client::{Client, ClientConfig, NewTopic, ProducerConfig};
+use headwater_client::{Client, ClientConfig, ErrorCode, NewTopic, ProducerConfig};
 use headwater_storage::disk::SimDisk;
 use tokio::sync::watch;
 use turmoil::Sim;
 
 use super::world::{SimClock, SimEntropy, SimNetwork, connector, now_ms};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Partition};
 use crate::workload::{self, Records, SharedLedger, Target, note, patiently};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -125,7 +125,7 @@ fn config() -> Config {
     config.broker.http_addr = bind(9095);
     config.broker.grpc_advertised_addr = format!("{BROKER}:{GRPC_PORT}").parse().ok();
     config.broker.data_dir = "/data".into();
-    config.storage.retention_check_interval_ms = 500;
+    config.storage.retention_check_interval_ms = 100;
     config
 }
 
@@ -159,7 +159,8 @@ async fn clients(
     let mut load = Vec::new();
     for number in 0..PRODUCERS {
         let config = ProducerConfig { linger: Duration::from_millis(2), ..ProducerConfig::default() };
-        let producer = connect(seed ^ u64::from(number)).await?.producer(config).await?;
+        let client = connect(seed ^ u64::from(number)).await?;
+        let producer = patiently(|| client.producer(config.clone())).await?;
         let targets = vec![kept.clone(), trimmed.clone()];
         let pace = Duration::from_millis(1 + u64::from(number));
         load.push(tokio::spawn(workload::produce(
@@ -192,7 +193,7 @@ fn judge(
     ledger: &SharedLedger,
     kept: &Target,
     records: &Records,
-    starts: BTreeMap<(String, i32), i64>,
+    starts: BTreeMap<Partition, i64>,
 ) -> Vec<String> {
     let mut found = Vec::new();
     for (partition, start) in starts {
@@ -207,15 +208,15 @@ fn judge(
 
 async fn create(client: &Client, topic: NewTopic) -> Result<()> {
     let admin = client.admin();
-    let created = patiently(|| admin.create_topics(vec![topic.clone()], false)).await?;
-    for (_, result) in created {
-        // After an unknown outcome it may be there already.
-        if let Err(error) = result
-            && error.code() != Some(headwater_client::ErrorCode::TopicAlreadyExists)
-        {
-            return Err(error.into());
+    patiently(|| async {
+        let created = admin.create_topics(vec![topic.clone()], false).await?;
+        match created.into_iter().find_map(|(_, result)| result.err()) {
+            // After an unknown outcome it may be there already.
+            Some(error) if error.code() != Some(ErrorCode::TopicAlreadyExists) => Err(error),
+            _ => Ok(()),
         }
-    }
+    })
+    .await?;
     Ok(())
 }
 
