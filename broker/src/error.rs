@@ -58,6 +58,9 @@ pub enum RequestError {
     DiskFull,
     #[error("the partition cannot be used on this broker: {0}")]
     Storage(String),
+    /// Stays so until an operator acts: a reader that asked again and again would wait silently for ever.
+    #[error("the records asked for cannot be read: {0}")]
+    Damaged(String),
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     #[error(
@@ -91,7 +94,7 @@ impl RequestError {
             Self::Timestamp { .. } => ErrorCode::InvalidTimestamp,
             Self::Refused(refusal) => refusal.code(),
             Self::TimedOut { .. } | Self::Unknown(_) | Self::NotFinished { .. } => ErrorCode::RequestTimedOut,
-            Self::DiskFull | Self::Storage(_) => ErrorCode::KafkaStorageError,
+            Self::DiskFull | Self::Storage(_) | Self::Damaged(_) => ErrorCode::KafkaStorageError,
             Self::Metadata(error) => error.code(),
             Self::LimitReached { .. } => ErrorCode::PolicyViolation,
             Self::Internal(_) => ErrorCode::UnknownServerError,
@@ -102,7 +105,8 @@ impl RequestError {
     #[must_use]
     pub fn to_proto(&self) -> v1::Error {
         let code = self.code();
-        v1::Error { code: code.number().into(), message: self.to_string(), retriable: code.is_retriable() }
+        let retriable = code.is_retriable() && !matches!(self, Self::Damaged(_));
+        v1::Error { code: code.number().into(), message: self.to_string(), retriable }
     }
 
     /// As the status of a call that fails as a whole.
@@ -130,6 +134,7 @@ impl From<LogError> for RequestError {
             LogError::OffsetOutOfRange { offset, first, next } => {
                 Self::OffsetOutOfRange { offset: offset.get(), log_start: first, high_watermark: next }
             }
+            damaged @ LogError::Damaged { .. } => Self::Damaged(damaged.to_string()),
             other => Self::Storage(other.to_string()),
         }
     }

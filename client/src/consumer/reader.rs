@@ -169,7 +169,7 @@ impl Reader {
                 OffsetPolicy::Earliest => return After::Reset(partition, Position::Start),
                 OffsetPolicy::Latest => return After::Reset(partition, Position::End),
             }
-        } else if error.retriable || code.is_retriable() {
+        } else if error.retriable {
             let pause = part.attempts.failed(&self.client.config().retry, self.client.entropy());
             part.not_before = Some(Instant::now() + pause);
             part.stream = None;

@@ -82,6 +82,12 @@ async fn is_reported_read_around_and_given_up_only_on_command() {
                 assert_eq!(values(fetched.records, *offset)[0], (*offset, value.clone()));
             }
         }
+        // The client says where it stops, and goes on behind the damage.
+        let (exit, said) = fixture.fails(&["consume", "t"], b"");
+        assert!(exit != 0 && said.contains(&format!("offset {lost}")), "{exit}: {said}");
+        let behind = fixture.ok(&["consume", "t", "--from", &(lost + 1).to_string()], b"");
+        assert_eq!(behind.lines().count(), RECORDS - 1 - lost as usize);
+
         let refused = send(&mut data, "t", batch(&["no"])).await;
         let (code, said) = told(&refused.error);
         assert_eq!(code, "KAFKA_STORAGE_ERROR");
