@@ -74,9 +74,7 @@ impl Node {
         let NodeContext { config, env, advertised, drain } = context;
         let mut draw = || env.entropy.next_u64();
         let disk = Arc::clone(&env.disk);
-        let data_dir =
-            Box::pin(DataDir::open(disk, &config.broker.data_dir, &mut draw))
-                .await?;
+        let data_dir = Box::pin(DataDir::open(disk, &config.broker.data_dir, &mut draw)).await?;
         let broker_id = BrokerId(config.broker.node_id);
         let identity = establish_identity(&data_dir, broker_id, env.entropy.as_ref()).await?;
         let metadata = Box::pin(start_metadata_group(&data_dir, &identity, env.entropy.next_u64())).await?;

@@ -29,13 +29,18 @@ pub async fn run(node: Arc<Node>) {
     }
 }
 
+/// A broker that is restarted more often than it scrubs must find rot too; its start is left alone.
+const FIRST_SCRUB_AFTER: Duration = Duration::from_secs(600);
+
 /// Looks for rot in every partition, one after the other, round after round, until the node stops.
 pub async fn scrub(node: Arc<Node>) {
     let interval = Duration::from_millis(node.config().storage.scrub_interval_ms);
     if interval.is_zero() {
         return;
     }
-    while tokio::time::timeout(interval, node.stop().cancelled()).await.is_err() {
+    let mut pause = interval.min(FIRST_SCRUB_AFTER);
+    while tokio::time::timeout(pause, node.stop().cancelled()).await.is_err() {
+        pause = interval;
         for partition in node.registry().open_partitions() {
             tokio::select! {
                 () = scrub_one(&node, &partition) => {}

@@ -93,17 +93,18 @@ impl Bench {
             let cpu = broker.cpu_seconds()? - cpu;
             streamctl(&broker, &["topic", "delete", &topic, "--yes"])?;
             let mb = number(&report, "mb_per_s");
+            let gigabytes = (number(&report, "records") + number(&report, "warmup_records")) * 1024.0 / 1e9;
             rounds.push((
                 mb / raw,
                 mb,
                 raw,
                 number(&report, "p99_ms"),
-                cpu * 1e3 / (mb * self.seconds.as_secs_f64()),
+                (cpu / gigabytes, number(&report, "client_cpu_seconds_per_gb")),
             ));
         }
-        let (ratio, mb, raw, p99, cpu) = median(rounds);
+        let (ratio, mb, raw, p99, (cpu, client_cpu)) = median(rounds);
         println!(
-            "| produce, 8 producers, 1 KB records, 1,000 a batch, fsynced | {mb:.0} MB/s, p99 {p99:.1} ms, broker {cpu:.2} CPU s/GB | \
+            "| produce, 8 producers, 1 KB records, 1,000 a batch, fsynced | {mb:.0} MB/s, p99 {p99:.1} ms, CPU s/GB: broker {cpu:.2}, client {client_cpu:.2} | \
              pwrite + fdatasync of 1 MiB: {raw:.0} MB/s | {ratio:.2} | 0.70, p99 60 ms |"
         );
         Ok(())
@@ -152,11 +153,11 @@ impl Bench {
                 )?;
                 let cpu = broker.cpu_seconds()? - cpu;
                 let (mb, raw) = (number(&report, "mb_per_s"), raw.mb_per_s());
-                rounds.push((mb / raw, mb, raw, cpu / 4.096, 0.0));
+                rounds.push((mb / raw, mb, raw, cpu / 4.096, number(&report, "client_cpu_seconds_per_gb")));
             }
-            let (ratio, mb, raw, cpu, _) = median(rounds);
+            let (ratio, mb, raw, cpu, client_cpu) = median(rounds);
             println!(
-                "| consume, {connections} consumer(s), same records | {mb:.0} MB/s, broker {cpu:.2} CPU s/GB | \
+                "| consume, {connections} consumer(s), same records | {mb:.0} MB/s, CPU s/GB: broker {cpu:.2}, client {client_cpu:.2} | \
                  bare gRPC stream of 1 MiB messages, {connections} connection(s): {raw:.0} MB/s | {ratio:.2} | 0.60 |"
             );
         }
