@@ -141,7 +141,6 @@ pub async fn read_all(
     targets: &[Target],
 ) -> Result<(Records, BTreeMap<Partition, i64>), Box<dyn std::error::Error + Send + Sync>> {
     let partitions: Vec<TopicPartition> = targets.iter().flat_map(Target::all).collect();
-    let starts = offsets(client, &partitions, OffsetSpec::LogStart).await?;
     let ends = offsets(client, &partitions, OffsetSpec::HighWatermark).await?;
     let mut records: Records = partitions.iter().map(|partition| (name(partition), Vec::new())).collect();
     let mut consumer = client.consumer(ConsumerConfig::default())?;
@@ -152,9 +151,18 @@ pub async fn read_all(
         partitions.iter().all(|partition| consumer.position(partition).unwrap_or(0) >= ends[&name(partition)])
     };
     while !reached(&consumer) {
-        let record = tokio::time::timeout(FINAL_READ_TIMEOUT, consumer.next())
+        let next = tokio::time::timeout(FINAL_READ_TIMEOUT, consumer.next())
             .await
-            .map_err(|_| format!("the final read stopped before {ends:?}"))??;
+            .map_err(|_| format!("the final read stopped before {ends:?}"))?;
+        let record = match next {
+            Ok(record) => record,
+            // Retention overtook the reader; the log starts, listed below, bound what it may have deleted.
+            Err(ConsumeError::OffsetOutOfRange { partition, .. }) => {
+                consumer.seek(&partition, Position::Start).await?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let Some(value) = record.value.as_deref().and_then(value_of) else {
             return Err(format!(
                 "{}-{} offset {}: not a value of ours",
@@ -164,6 +172,8 @@ pub async fn read_all(
         };
         records.entry((record.topic.to_string(), record.partition)).or_default().push((record.offset, value));
     }
+    // Retention goes on while this reads: what it has deleted by now need not have been read.
+    let starts = offsets(client, &partitions, OffsetSpec::LogStart).await?;
     Ok((records, starts))
 }
 
