@@ -12,6 +12,7 @@ mod group;
 mod log_reader;
 mod log_store;
 mod network;
+pub mod peer;
 mod pending;
 mod settings;
 mod start;
