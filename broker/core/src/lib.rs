@@ -10,6 +10,7 @@ pub mod gate;
 pub mod log_state;
 pub mod machine;
 pub mod metadata;
+pub mod mutant;
 pub mod partition;
 pub mod producer;
 pub mod topic_config;
