@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use headwater_consensus::{Group, GroupSpec, Peer, Proposal, RaftSettings};
+use headwater_consensus::{Group, GroupHost, GroupSpec, Peer, Proposal, RaftSettings};
 use headwater_core::{PartitionState, Stamp};
 use headwater_proto::record::{Compression, RecordBatchBuilder};
 use headwater_proto::types::{BrokerId, GroupId, PartitionId, ReplicaId, TopicId};
@@ -37,7 +37,9 @@ async fn start(data_dir: &Arc<DataDir>, partition: i32) -> Arc<Group<PartitionSt
     let (options, settings) = (LogOptions::default(), RaftSettings::default());
     let machine = PartitionState::default();
     let seed = partition as u64;
-    Box::pin(Group::start(spec, data_dir.clone(), options, settings, seed, machine)).await.unwrap()
+    Box::pin(Group::start(spec, GroupHost::alone(data_dir.clone()), options, settings, seed, machine))
+        .await
+        .unwrap()
 }
 
 /// Keeps `in_flight` proposals under way until the time is over; returns how many were answered.

@@ -27,5 +27,5 @@ pub use error::{ConsensusError, ProposeError};
 pub use group::{Group, Health, Leadership};
 pub use pending::{Committed, Pending};
 pub use settings::RaftSettings;
-pub use start::{GroupSpec, creation};
+pub use start::{GroupHost, GroupSpec, creation};
 pub use types::{Peer, Proposal};

@@ -134,6 +134,17 @@ pub trait Messenger: Send + Sync + fmt::Debug + 'static {
     ) -> Result<Bytes, CallError>;
 }
 
+/// Reaches nobody: for a broker that has no peers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoPeers;
+
+#[async_trait]
+impl Messenger for NoPeers {
+    async fn call(&self, peer: Peer, _: Lane, _: GroupRequest, _: Duration) -> Result<Bytes, CallError> {
+        Err(CallError::Unreachable(peer.broker_id, "this broker has no peers".to_owned()))
+    }
+}
+
 /// A replica, as its peers' requests reach it.
 #[async_trait]
 pub trait Replica: Send + Sync + 'static {

@@ -21,8 +21,27 @@ use crate::error::ConsensusError;
 use crate::group::{Group, GroupRaft};
 use crate::log_store::{AppendState, LogStore, Shared, fact};
 use crate::network::Network;
+use crate::peer::{Messenger, NoPeers, Replicas};
 use crate::settings::RaftSettings;
 use crate::types::{Peer, Runtime};
+
+/// Where replicas live: what all groups of a broker share.
+#[derive(Debug, Clone)]
+pub struct GroupHost {
+    pub data_dir: Arc<DataDir>,
+    /// Carries what they say to their peers.
+    pub messenger: Arc<dyn Messenger>,
+    /// Where their peers find them.
+    pub replicas: Arc<Replicas>,
+}
+
+impl GroupHost {
+    /// A broker without peers.
+    #[must_use]
+    pub fn alone(data_dir: Arc<DataDir>) -> Self {
+        Self { data_dir, messenger: Arc::new(NoPeers), replicas: Arc::default() }
+    }
+}
 
 /// Which replica to start.
 #[derive(Debug, Clone)]
@@ -54,12 +73,13 @@ impl<M: Machine> Group<M> {
     /// The replica belongs to another data directory or was created otherwise; its files are unreadable.
     pub async fn start(
         spec: GroupSpec,
-        data_dir: Arc<DataDir>,
+        host: GroupHost,
         log_options: LogOptions,
         settings: RaftSettings,
         seed: u64,
         machine: M,
     ) -> Result<Arc<Self>, ConsensusError> {
+        let data_dir = Arc::clone(&host.data_dir);
         record_creation(&spec, &data_dir).await?;
         let log = data_dir.open_log(spec.id, log_options).await?;
         let damaged = log.damage().is_some_and(|damage| !damage.is_empty() && !damage.accepted);

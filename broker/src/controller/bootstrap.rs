@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use headwater_consensus::{ConsensusError, Group, GroupSpec, Peer};
+use headwater_consensus::{ConsensusError, Group, GroupHost, GroupSpec, Peer};
 use headwater_core::MetadataState;
 use headwater_proto::types::{BrokerId, ClusterId, GroupId, ReplicaId};
 use headwater_storage::data_dir::DataDir;
@@ -85,7 +85,8 @@ pub async fn start_metadata_group(
     };
     let options = LogOptions { segment_bytes: METADATA_SEGMENT_BYTES, ..LogOptions::default() };
     let state = MetadataState::default();
-    Box::pin(Group::start(spec, Arc::clone(data_dir), options, Default::default(), seed, state)).await
+    let host = GroupHost::alone(Arc::clone(data_dir));
+    Box::pin(Group::start(spec, host, options, Default::default(), seed, state)).await
 }
 
 fn encode(identity: Identity) -> Bytes {

@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use headwater_consensus::{Group, GroupSpec, Health, Progress};
+use headwater_consensus::{Group, GroupHost, GroupSpec, Health, Progress};
 use headwater_core::topic_config::TopicConfig;
 use headwater_core::{ControlEntry, PartitionState};
 use headwater_proto::record::empty_control_batch;
@@ -80,7 +80,15 @@ impl Partition {
         let alone = spec.voters.len() == 1;
         let options = log_options(&config);
         let state = PartitionState::default();
-        let group = Box::pin(Group::start(spec, data_dir, options, Default::default(), seed, state)).await?;
+        let group = Box::pin(Group::start(
+            spec,
+            GroupHost::alone(data_dir),
+            options,
+            Default::default(),
+            seed,
+            state,
+        ))
+        .await?;
         if alone {
             await_leadership(&topic, &group).await;
         }

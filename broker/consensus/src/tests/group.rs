@@ -330,8 +330,14 @@ async fn an_emptied_disk_is_another_replica() {
         initialize: true,
     };
     let settings = crate::RaftSettings::default();
-    let started =
-        crate::Group::start(spec, emptied, LogOptions::default(), settings, 1, PartitionState::default());
+    let started = crate::Group::start(
+        spec,
+        crate::GroupHost::alone(emptied),
+        LogOptions::default(),
+        settings,
+        1,
+        PartitionState::default(),
+    );
     let refused = Box::pin(started).await.unwrap_err();
     assert!(matches!(refused, ConsensusError::OtherIncarnation { .. }), "{refused}");
 }

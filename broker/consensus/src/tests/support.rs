@@ -19,7 +19,7 @@ use openraft::type_config::TypeConfigExt;
 use crate::log_reader::LogReader;
 use crate::log_store::{LogStore, Shared};
 use crate::types::{CommittedLeader, Payload, RaftEntry, RaftLogId, RaftVote, Types};
-use crate::{Group, GroupSpec, Peer, Proposal, RaftSettings};
+use crate::{Group, GroupHost, GroupSpec, Peer, Proposal, RaftSettings};
 
 pub(super) const GROUP: GroupId = GroupId { topic_id: TopicId([7; 16]), partition: PartitionId(3) };
 pub(super) const REPLICA: ReplicaId = ReplicaId(11);
@@ -220,8 +220,14 @@ pub(super) async fn start(
     let peer = Peer { broker_id: BrokerId(1), incarnation: data_dir.incarnation() };
     let voters = BTreeMap::from([(replica_id, peer)]);
     let spec = GroupSpec { id: GROUP, replica_id, voters, initialize: true };
-    let started =
-        Group::start(spec, data_dir, options, RaftSettings::default(), 5, PartitionState::default());
+    let started = Group::start(
+        spec,
+        GroupHost::alone(data_dir),
+        options,
+        RaftSettings::default(),
+        5,
+        PartitionState::default(),
+    );
     Box::pin(started).await
 }
 
