@@ -3,6 +3,7 @@
 //! Invariant: everything goes through the public API of the broker, the client or the binaries.
 
 pub mod ledger;
+pub mod local_cluster;
 pub mod process;
 pub mod raw;
 pub mod sim;

@@ -76,6 +76,13 @@ pub struct BrokerProcess {
 impl BrokerProcess {
     /// Starts `headwater` on a data directory and waits until it is ready.
     pub fn start(data_dir: &Path, addresses: Addresses, extra: &[&str]) -> io::Result<Self> {
+        let mut broker = Self::spawn(data_dir, addresses, extra)?;
+        broker.wait_ready()?;
+        Ok(broker)
+    }
+
+    /// Starts `headwater`; ready comes later, for a member of a cluster when the others are there.
+    pub fn spawn(data_dir: &Path, addresses: Addresses, extra: &[&str]) -> io::Result<Self> {
         let log = fs::File::options().create(true).append(true).open(data_dir.with_extension("log"))?;
         let child = Command::new(binary("headwater")?)
             .arg("--data-dir")
@@ -89,12 +96,11 @@ impl BrokerProcess {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let mut broker = Self { child, addresses };
-        broker.wait_ready()?;
-        Ok(broker)
+        Ok(Self { child, addresses })
     }
 
-    fn wait_ready(&mut self) -> io::Result<()> {
+    /// Waits until it says that it is ready.
+    pub fn wait_ready(&mut self) -> io::Result<()> {
         let started = Instant::now();
         while started.elapsed() < READY_TIMEOUT {
             if let Some(status) = self.child.try_wait()? {
@@ -123,22 +129,19 @@ impl BrokerProcess {
 
     /// SIGTERM, and the exit status once it has drained.
     pub fn stop(mut self) -> io::Result<ExitStatus> {
-        let pid = Pid::from_raw(self.child.id() as i32).ok_or(io::ErrorKind::NotFound)?;
-        kill_process(pid, Signal::TERM)?;
+        self.signal(Signal::TERM)?;
         self.child.wait()
+    }
+
+    /// Any signal, such as SIGSTOP.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let pid = Pid::from_raw(self.child.id() as i32).ok_or(io::ErrorKind::NotFound)?;
+        Ok(kill_process(pid, signal)?)
     }
 
     /// User and system CPU seconds so far.
     pub fn cpu_seconds(&self) -> io::Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let ticks: f64 = after_name
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<f64>().ok())
-            .sum();
-        Ok(ticks / TICKS_PER_S)
+        cpu_seconds_of(self.pid())
     }
 
     /// A line of `/proc/<pid>/status` in bytes, such as `RssAnon`.
@@ -156,6 +159,15 @@ impl Drop for BrokerProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// User and system CPU seconds of a process so far.
+pub fn cpu_seconds_of(pid: u32) -> io::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: f64 =
+        after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    Ok(ticks / TICKS_PER_S)
 }
 
 /// Status line, headers and body of a plain GET.
