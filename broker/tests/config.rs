@@ -113,6 +113,18 @@ fn what_is_wrong_is_refused_in_one_line_that_names_it() {
             "must not exceed `requests.message_bytes_max`",
         ),
         ("", &[], Some("data_dir = \"\""), "`data_dir`: expected a path"),
+        ("--cluster 1@a", &[], None, "`cluster.nodes`: expected ID@HOST:PORT,..."),
+        ("--cluster 1@a:1,1@b:1", &[], None, "with each ID once"),
+        ("--cluster 1@a:0", &[], None, "a PORT above 0"),
+        ("--join a:1,,b:1", &[], None, "`cluster.join`: expected HOST:PORT,..."),
+        ("--cluster 2@a:1", &[], None, "does not name this broker, whose `node_id` is 1"),
+        ("--cluster 1@a:1 --join b:1", &[], None, "set only one"),
+        (
+            "",
+            &[],
+            Some("[cluster]\nping_timeout_ms = 200"),
+            "`cluster.ping_interval_ms` (200) must be less than",
+        ),
         ("", &[("HEADWATER_DATA_DIR", "a\u{fffd}b")], None, "`data_dir`: expected UTF-8"),
     ];
     for (flags, environment, file, expected) in cases {
@@ -144,6 +156,19 @@ fn addresses_in_every_form() {
     let bound = [broker.kafka_addr, broker.grpc_addr, broker.peer_addr, broker.http_addr];
     assert_eq!(bound.map(|addr| addr.to_string()), ["127.0.0.1:0", "[::1]:1", "0.0.0.0:2", "10.0.0.1:3"]);
     assert_eq!(broker.peer_advertised_addr.unwrap().to_string(), "broker-1.headwater.svc:0");
+}
+
+#[test]
+fn a_broker_of_the_list_listens_where_the_list_says() {
+    let list = "--node-id 2 --cluster 1@10.0.0.1:9094,2@10.0.0.2:9194";
+    let broker = load(list, &[], None).unwrap().config.broker;
+    assert_eq!(broker.peer_addr.to_string(), "10.0.0.2:9194");
+    assert_eq!(broker.peer_advertised_addr.unwrap().to_string(), "10.0.0.2:9194");
+    let list = "--cluster 1@one:9094,2@two:9094 --peer-addr 0.0.0.0:7";
+    let effective = load(list, &[], None).unwrap();
+    assert_eq!(effective.config.broker.peer_addr.to_string(), "0.0.0.0:7");
+    assert_eq!(effective.config.broker.peer_advertised_addr.as_ref().unwrap().to_string(), "one:9094");
+    assert_eq!(load("", &[], Some(&effective.to_string())).unwrap().config, effective.config);
 }
 
 #[test]

@@ -24,7 +24,8 @@ Exit codes:
   3  an address cannot be listened on
   4  the data directory is in use by another broker
   5  the data directory was written by another version
-  6  the data directory cannot be read or written";
+  6  the data directory cannot be read or written
+  7  the cluster does not take this broker, or the data directory belongs to another cluster";
 
 /// An event streaming broker and event store.
 #[derive(Debug, Clone, Default, Parser)]
@@ -41,6 +42,14 @@ pub struct Cli {
     /// Number of this broker in its cluster [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub node_id: Option<String>,
+
+    /// Brokers with which a new cluster begins, this one among them; 3 or 5 survive the loss of 1 or 2
+    #[arg(long, value_name = "ID@HOST:PORT,...")]
+    pub cluster: Option<String>,
+
+    /// Peer listeners of a running cluster to join
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub join: Option<String>,
 
     /// Listener of the Kafka protocol; port 0 takes a free one [default: 127.0.0.1:9092]
     #[arg(long, value_name = "A")]
@@ -73,6 +82,8 @@ impl Cli {
         let given = [
             ("data_dir", &self.data_dir, "--data-dir"),
             ("node_id", &self.node_id, "--node-id"),
+            ("cluster.nodes", &self.cluster, "--cluster"),
+            ("cluster.join", &self.join, "--join"),
             ("kafka_addr", &self.kafka_addr, "--kafka-addr"),
             ("grpc_addr", &self.grpc_addr, "--grpc-addr"),
             ("peer_addr", &self.peer_addr, "--peer-addr"),
@@ -103,6 +114,8 @@ mod tests {
         let all = [
             "--data-dir=d",
             "--node-id=1",
+            "--cluster=c",
+            "--join=j",
             "--kafka-addr=a",
             "--grpc-addr=a",
             "--peer-addr=a",

@@ -13,13 +13,14 @@ mod value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 pub use cli::Cli;
 pub use settings::*;
-pub use value::{HostPort, LogFormat, Setting};
+pub use value::{HostPort, LogFormat, NodeList, SeedList, Setting};
 
 /// Where the value of a setting came from; later ones win.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,8 +89,26 @@ impl Effective {
             }
             effective.apply_all(&given)?;
         }
+        effective.listen_where_the_cluster_looks();
         effective.config.check()?;
         Ok(effective)
+    }
+
+    /// A broker of the list listens for peers where the list says, unless told otherwise.
+    fn listen_where_the_cluster_looks(&mut self) {
+        let broker = &mut self.config.broker;
+        let Some(own) = self.config.cluster.nodes.0.get(&broker.node_id) else { return };
+        let origin = self.origins.get("cluster.nodes").cloned().unwrap_or(Origin::Default);
+        if let Ok(ip) = own.host.parse()
+            && !self.origins.contains_key("peer_addr")
+        {
+            broker.peer_addr = SocketAddr::new(ip, own.port);
+            self.origins.insert("peer_addr", origin.clone());
+        }
+        if broker.peer_advertised_addr.is_none() {
+            broker.peer_advertised_addr = Some(own.clone());
+            self.origins.insert("peer_advertised_addr", origin);
+        }
     }
 
     /// Where the value of a setting came from.
@@ -165,6 +184,44 @@ impl Config {
             if value > bound {
                 return Err(ConfigError::Inconsistent(format!(
                     "`{smaller}` ({value}) must not exceed `{larger}` ({bound})"
+                )));
+            }
+        }
+        self.check_cluster()
+    }
+
+    fn check_cluster(&self) -> Result<(), ConfigError> {
+        let (cluster, node_id) = (&self.cluster, self.broker.node_id);
+        if !cluster.nodes.0.is_empty() && !cluster.join.0.is_empty() {
+            return Err(ConfigError::Inconsistent(
+                "`cluster.nodes` (--cluster) begins a cluster and `cluster.join` (--join) joins one: set only one".to_owned(),
+            ));
+        }
+        if !cluster.nodes.0.is_empty() && !cluster.nodes.0.contains_key(&node_id) {
+            return Err(ConfigError::Inconsistent(format!(
+                "`cluster.nodes` (--cluster) does not name this broker, whose `node_id` is {node_id}: add \
+                 {node_id}@HOST:PORT, or join the cluster once it runs (--join)"
+            )));
+        }
+        let ordered = [
+            (
+                "heartbeat_interval_ms",
+                cluster.heartbeat_interval_ms,
+                "election_timeout_min_ms",
+                cluster.election_timeout_min_ms,
+            ),
+            (
+                "election_timeout_min_ms",
+                cluster.election_timeout_min_ms,
+                "election_timeout_max_ms",
+                cluster.election_timeout_max_ms,
+            ),
+            ("ping_interval_ms", cluster.ping_interval_ms, "ping_timeout_ms", cluster.ping_timeout_ms),
+        ];
+        for (smaller, value, larger, bound) in ordered {
+            if value >= bound {
+                return Err(ConfigError::Inconsistent(format!(
+                    "`cluster.{smaller}` ({value}) must be less than `cluster.{larger}` ({bound})"
                 )));
             }
         }

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use super::value::{HostPort, LogFormat, settings};
+use super::value::{HostPort, LogFormat, NodeList, SeedList, settings};
 
 const MIB: usize = 1 << 20;
 /// Time-outs and intervals: none is off, none is longer than a day.
@@ -56,6 +56,31 @@ settings! {
         drain_timeout_ms: u64 = 10_000, in TIMEOUT_MS;
         /// Threads of the async runtime; 0: one for each core.
         worker_threads: usize = 0, in 0..=1_024;
+    }
+
+    /// The other brokers, and how quickly their silence is noticed.
+    cluster: ClusterConfig "cluster." {
+        /// The brokers with which a new cluster begins, this one among them: ID@HOST:PORT of each peer listener,
+        /// separated by commas. Of no effect once the data directory belongs to a cluster.
+        nodes: NodeList = NodeList::default();
+        /// Peer listeners of a running cluster to join: HOST:PORT, separated by commas. Of no effect once joined.
+        join: SeedList = SeedList::default();
+        /// How often the leader of a busy partition proves that it is there.
+        heartbeat_interval_ms: u64 = 100, in 10..=10_000;
+        /// A follower campaigns this long, at least, after its leader's lease has expired.
+        election_timeout_min_ms: u64 = 300, in 50..=60_000;
+        /// And at most; also the length of the leader's lease.
+        election_timeout_max_ms: u64 = 500, in 60..=120_000;
+        /// How often brokers tell one another that they live and what they lead.
+        ping_interval_ms: u64 = 200, in 10..=10_000;
+        /// A broker silent for longer is taken for dead, and its partitions elect other leaders.
+        ping_timeout_ms: u64 = 600, in 50..=120_000;
+        /// A partition without writes for longer stops its heartbeats; 0: never.
+        quiesce_after_ms: u64 = 5_000, in 0..=86_400_000;
+        /// Bytes per second that this broker sends to replicas that are being built; 0: no limit.
+        recovery_bytes_per_second: u64 = 64 << 20, in 0..=1 << 40;
+        /// The metadata log closes a segment, and gives up those before it, after so many bytes.
+        metadata_segment_bytes: u64 = 1 << 20, in 16_384..=1 << 30;
     }
 
     /// What new topics get where their creator does not say.

@@ -3,8 +3,10 @@
 //! Invariant: every value reads back from what it is written as, so that the output of
 //! `--print-config` is itself a valid file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -137,6 +139,67 @@ impl Value for Option<HostPort> {
     fn to_toml(&self) -> String {
         quoted(&self.as_ref().map(ToString::to_string).unwrap_or_default())
     }
+}
+
+/// The brokers with which a cluster begins, by id; empty: none is named.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeList(pub BTreeMap<i32, HostPort>);
+
+/// Broker ids as `node_id` allows them.
+const NODE_IDS: RangeInclusive<i32> = 0..=1_000_000;
+
+/// Brokers that one list may name.
+const LISTED_MAX: usize = 64;
+
+impl Value for NodeList {
+    const EXPECTED: &'static str = "ID@HOST:PORT,... with each ID once and a PORT above 0, or nothing";
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut nodes = BTreeMap::new();
+        for node in listed(text)? {
+            let (id, address) = node.split_once('@')?;
+            let id = id.parse().ok().filter(|id| NODE_IDS.contains(id))?;
+            if nodes.insert(id, peer(address)?).is_some() {
+                return None;
+            }
+        }
+        Some(Self(nodes))
+    }
+
+    fn to_toml(&self) -> String {
+        let nodes: Vec<_> = self.0.iter().map(|(id, address)| format!("{id}@{address}")).collect();
+        quoted(&nodes.join(","))
+    }
+}
+
+/// Addresses of brokers of which any one will do; empty: none is named.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeedList(pub Vec<HostPort>);
+
+impl Value for SeedList {
+    const EXPECTED: &'static str = "HOST:PORT,... with a PORT above 0, or nothing";
+
+    fn parse(text: &str) -> Option<Self> {
+        listed(text)?.into_iter().map(peer).collect::<Option<Vec<_>>>().map(Self)
+    }
+
+    fn to_toml(&self) -> String {
+        let seeds: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        quoted(&seeds.join(","))
+    }
+}
+
+fn listed(text: &str) -> Option<Vec<&str>> {
+    if text.trim().is_empty() {
+        return Some(Vec::new());
+    }
+    let items: Vec<_> = text.split(',').map(str::trim).collect();
+    (items.len() <= LISTED_MAX).then_some(items)
+}
+
+/// An address that can be connected to.
+fn peer(text: &str) -> Option<HostPort> {
+    text.parse().ok().filter(|address: &HostPort| address.port != 0)
 }
 
 /// How log lines are written.
