@@ -106,7 +106,7 @@ impl RequestError {
     pub fn to_proto(&self) -> v1::Error {
         let code = self.code();
         let retriable = code.is_retriable() && !matches!(self, Self::Damaged(_));
-        v1::Error { code: code.number().into(), message: self.to_string(), retriable }
+        v1::Error { code: code.number().into(), message: self.to_string(), retriable, leader: None }
     }
 
     /// As the status of a call that fails as a whole.

@@ -63,9 +63,11 @@ error_codes! {
     RecordListTooLarge = 18, "RECORD_LIST_TOO_LARGE", InvalidArgument, false;
     InvalidRequiredAcks = 21, "INVALID_REQUIRED_ACKS", InvalidArgument, false;
     InvalidTimestamp = 32, "INVALID_TIMESTAMP", InvalidArgument, false;
+    UnsupportedVersion = 35, "UNSUPPORTED_VERSION", Unimplemented, false;
     TopicAlreadyExists = 36, "TOPIC_ALREADY_EXISTS", AlreadyExists, false;
     InvalidPartitions = 37, "INVALID_PARTITIONS", InvalidArgument, false;
     InvalidReplicationFactor = 38, "INVALID_REPLICATION_FACTOR", InvalidArgument, false;
+    InvalidReplicaAssignment = 39, "INVALID_REPLICA_ASSIGNMENT", InvalidArgument, false;
     InvalidConfig = 40, "INVALID_CONFIG", InvalidArgument, false;
     NotController = 41, "NOT_CONTROLLER", Unavailable, true;
     InvalidRequest = 42, "INVALID_REQUEST", InvalidArgument, false;
@@ -77,9 +79,14 @@ error_codes! {
     /// A disk of the broker failed or is full.
     KafkaStorageError = 56, "KAFKA_STORAGE_ERROR", Unavailable, true;
     UnknownProducerId = 59, "UNKNOWN_PRODUCER_ID", FailedPrecondition, false;
+    ReassignmentInProgress = 60, "REASSIGNMENT_IN_PROGRESS", FailedPrecondition, true;
     FencedLeaderEpoch = 74, "FENCED_LEADER_EPOCH", FailedPrecondition, true;
     UnknownLeaderEpoch = 75, "UNKNOWN_LEADER_EPOCH", Unavailable, true;
     UnsupportedCompressionType = 76, "UNSUPPORTED_COMPRESSION_TYPE", InvalidArgument, false;
+    /// The leader has not told this replica that the offset is committed.
+    OffsetNotAvailable = 78, "OFFSET_NOT_AVAILABLE", Unavailable, true;
+    PreferredLeaderNotAvailable = 80, "PREFERRED_LEADER_NOT_AVAILABLE", Unavailable, true;
+    EligibleLeadersNotAvailable = 83, "ELIGIBLE_LEADERS_NOT_AVAILABLE", Unavailable, true;
     InvalidRecord = 87, "INVALID_RECORD", InvalidArgument, false;
     ThrottlingQuotaExceeded = 89, "THROTTLING_QUOTA_EXCEEDED", ResourceExhausted, true;
 }

@@ -129,9 +129,7 @@ impl Harness {
         loop {
             let request = v1::FetchRequest {
                 partitions: vec![fetch_partition(topic, partition, position)],
-                max_bytes: 0,
-                min_bytes: 0,
-                max_wait_ms: 0,
+                ..Default::default()
             };
             let fetched = self.data.fetch(request).await.unwrap().into_inner().partitions.remove(0);
             assert_eq!(fetched.error, None);

@@ -124,7 +124,7 @@ async fn a_tail_follows_several_partitions_and_ends_with_the_broker() {
     broker.create("t", 2, &[]).await;
     broker.produce("t", vec![batch(&["a"])]).await;
     let partitions = vec![fetch_partition("t", 0, 0), fetch_partition("t", 1, 0), fetch_partition("x", 0, 0)];
-    let request = v1::ConsumeRequest { partitions, max_message_bytes: 0 };
+    let request = v1::ConsumeRequest { partitions, ..Default::default() };
     let mut tail = broker.data.consume(request).await.unwrap().into_inner();
     let (mut records, mut ends, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     while records.is_empty() || ends.len() < 2 || failed.is_empty() {
@@ -157,6 +157,7 @@ async fn a_long_poll_is_answered_when_records_come_or_the_time_is_over() {
         max_bytes: 0,
         min_bytes: 1,
         max_wait_ms,
+        ..Default::default()
     };
     let empty = broker.data.fetch(poll(1)).await.unwrap().into_inner();
     assert!(empty.partitions[0].records.is_empty());
@@ -181,8 +182,7 @@ async fn a_fetch_is_bounded_but_the_first_batch_always_comes() {
     let fetch = |offset, max_bytes| v1::FetchRequest {
         partitions: vec![fetch_partition("t", 0, offset)],
         max_bytes,
-        min_bytes: 0,
-        max_wait_ms: 0,
+        ..Default::default()
     };
     for (offset, max_bytes, next) in [(0, 10, 1), (0, 1_500, 1), (0, 2_400, 3), (1, 1, 2)] {
         let fetched = broker.data.fetch(fetch(offset, max_bytes)).await.unwrap().into_inner();

@@ -41,7 +41,7 @@ impl Reader {
             Err(error) => return error.to_string(),
         };
         let max_message_bytes = self.config.max_message_bytes;
-        let request = v1::ConsumeRequest { partitions, max_message_bytes };
+        let request = v1::ConsumeRequest { partitions, max_message_bytes, ..Default::default() };
         let mut messages = match Box::pin(data.consume(request)).await {
             Ok(response) => response.into_inner(),
             Err(status) => return Fault::of(status).reason(),

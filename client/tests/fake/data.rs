@@ -19,7 +19,7 @@ type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 pub fn error(code: ErrorCode) -> Option<v1::Error> {
     let message = format!("fake: {}", code.name());
-    Some(v1::Error { code: code.number().into(), message, retriable: code.is_retriable() })
+    Some(v1::Error { code: code.number().into(), message, retriable: code.is_retriable(), leader: None })
 }
 
 /// What becomes of one batch: a result, and whether the connection is to be cut.
@@ -182,7 +182,7 @@ impl Data for Fake {
         &self,
         request: Request<v1::ConsumeRequest>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        let v1::ConsumeRequest { mut partitions, max_message_bytes } = request.into_inner();
+        let v1::ConsumeRequest { mut partitions, max_message_bytes, .. } = request.into_inner();
         self.lock().consume_offsets.extend(partitions.iter().map(|p| p.offset));
         let (replies, stream) = mpsc::channel(1);
         let fake = self.clone();

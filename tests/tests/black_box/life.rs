@@ -250,9 +250,9 @@ async fn a_long_poll_answers_with_the_first_record_or_in_time() {
     });
     let request = |max_wait_ms| v1::FetchRequest {
         partitions: parts.to_vec(),
-        max_bytes: 0,
         min_bytes: 1,
         max_wait_ms,
+        ..Default::default()
     };
     let mut data = fixture.data().await;
     let started = Instant::now();
