@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-const FILES: [&str; 2] = ["proto/headwater/v1/data.proto", "proto/headwater/v1/admin.proto"];
+const FILES: [&str; 3] =
+    ["proto/headwater/v1/data.proto", "proto/headwater/v1/admin.proto", "proto/headwater/v1/peer.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {

@@ -36,11 +36,14 @@ pub trait Entropy: Send + Sync + Debug + 'static {
     fn next_u64(&self) -> u64;
 }
 
-/// Where listeners come from.
+/// Where listeners come from, and connections to other brokers.
 #[async_trait]
 pub trait Network: Send + Sync + Debug + 'static {
     /// Listens on `addr`; port 0 takes a free one, which [`Listener::local_addr`] tells.
     async fn bind(&self, addr: SocketAddr) -> io::Result<Box<dyn Listener>>;
+
+    /// Connects to `HOST:PORT`. The caller bounds the wait.
+    async fn connect(&self, address: &str) -> io::Result<BoxedStream>;
 }
 
 /// A bound address that yields connections.
@@ -102,6 +105,12 @@ impl Network for TcpNetwork {
         let listener = tokio::net::TcpListener::bind(addr).await?;
         let local_addr = listener.local_addr()?;
         Ok(Box::new(TcpListener { listener, local_addr }))
+    }
+
+    async fn connect(&self, address: &str) -> io::Result<BoxedStream> {
+        let stream = tokio::net::TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
     }
 }
 

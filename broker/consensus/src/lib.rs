@@ -9,6 +9,7 @@ mod driver;
 mod encoding;
 mod error;
 mod group;
+mod inbound;
 mod log_reader;
 mod log_store;
 mod network;
@@ -19,7 +20,9 @@ mod start;
 mod tables;
 #[cfg(test)]
 mod tests;
+pub mod transport;
 mod types;
+mod wire;
 
 pub use applied::Progress;
 pub use encoding::Creation;

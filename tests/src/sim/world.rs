@@ -71,6 +71,10 @@ impl Network for SimNetwork {
         let local_addr = listener.local_addr()?;
         Ok(Box::new(SimListener { listener, local_addr }))
     }
+
+    async fn connect(&self, address: &str) -> io::Result<BoxedStream> {
+        Ok(Box::new(turmoil::net::TcpStream::connect(address).await?))
+    }
 }
 
 struct SimListener {
