@@ -9,7 +9,6 @@ mod driver;
 mod encoding;
 mod error;
 mod group;
-mod inbound;
 mod log_reader;
 mod log_store;
 mod network;
@@ -22,7 +21,6 @@ mod tables;
 mod tests;
 pub mod transport;
 mod types;
-mod wire;
 
 pub use applied::Progress;
 pub use encoding::Creation;
