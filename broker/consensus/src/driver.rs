@@ -151,7 +151,7 @@ fn failed(error: ConsensusError) -> io::Error {
     }
 }
 
-fn to_snapshot(tables: &Tables) -> Snapshot {
+pub(crate) fn to_snapshot(tables: &Tables) -> Snapshot {
     let meta = SnapshotMeta { last_log_id: to_raft(tables.at), last_membership: tables.membership.clone() };
     Snapshot { meta, snapshot: tables.encode() }
 }

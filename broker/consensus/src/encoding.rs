@@ -45,23 +45,15 @@ pub(crate) struct Tables {
 
 pub(crate) fn encode_vote(vote: &RaftVote) -> Bytes {
     let mut out = versioned(19);
-    out.put_u64(vote.leader_id.term);
-    out.put_u64(vote.leader_id.voted_for.get());
-    out.put_u8(vote.committed.into());
+    put_vote(&mut out, vote);
     out.freeze()
 }
 
 pub(crate) fn decode_vote(bytes: &Bytes) -> Result<RaftVote, DecodeError> {
     let mut input = Input::versioned("vote", bytes)?;
-    let term = input.u64()?;
-    let voted_for = ReplicaId(input.u64()?);
-    let committed = match input.u8()? {
-        0 => false,
-        1 => true,
-        flag => return Err(input.malformed(format!("flag {flag}"))),
-    };
+    let vote = input.vote()?;
     input.end()?;
-    Ok(if committed { RaftVote::new_committed(term, voted_for) } else { RaftVote::new(term, voted_for) })
+    Ok(vote)
 }
 
 pub(crate) fn encode_log_id(id: LogId) -> Bytes {
@@ -154,7 +146,13 @@ fn versioned(capacity: usize) -> BytesMut {
     out
 }
 
-fn put_log_id(out: &mut BytesMut, id: LogId) {
+pub(crate) fn put_vote(out: &mut BytesMut, vote: &RaftVote) {
+    out.put_u64(vote.leader_id.term);
+    out.put_u64(vote.leader_id.voted_for.get());
+    out.put_u8(vote.committed.into());
+}
+
+pub(crate) fn put_log_id(out: &mut BytesMut, id: LogId) {
     out.put_u64(id.term.get());
     out.put_u64(id.index.get());
 }
@@ -194,14 +192,18 @@ fn put_section(out: &mut BytesMut, tag: u16, body: impl FnOnce(&mut BytesMut)) {
 }
 
 /// Bytes being read, and what they are said to be.
-struct Input {
+pub(crate) struct Input {
     what: &'static str,
     rest: Bytes,
 }
 
 impl Input {
+    pub(crate) const fn new(what: &'static str, bytes: Bytes) -> Self {
+        Self { what, rest: bytes }
+    }
+
     fn versioned(what: &'static str, bytes: &Bytes) -> Result<Self, DecodeError> {
-        let mut input = Self { what, rest: bytes.clone() };
+        let mut input = Self::new(what, bytes.clone());
         let version = input.need(2)?.get_u16();
         if version > VERSION {
             return Err(DecodeError::Version { what, found: version.into(), supported: VERSION.into() });
@@ -216,20 +218,41 @@ impl Input {
         Ok(&mut self.rest)
     }
 
-    fn u8(&mut self) -> Result<u8, DecodeError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
         Ok(self.need(1)?.get_u8())
     }
 
-    fn u64(&mut self) -> Result<u64, DecodeError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
+        Ok(self.need(4)?.get_u32())
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, DecodeError> {
         Ok(self.need(8)?.get_u64())
     }
 
-    fn i64(&mut self) -> Result<i64, DecodeError> {
+    pub(crate) fn flag(&mut self) -> Result<bool, DecodeError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            flag => Err(self.malformed(format!("flag {flag}"))),
+        }
+    }
+
+    pub(crate) fn vote(&mut self) -> Result<RaftVote, DecodeError> {
+        let term = self.u64()?;
+        let voted_for = ReplicaId(self.u64()?);
+        Ok(match self.flag()? {
+            true => RaftVote::new_committed(term, voted_for),
+            false => RaftVote::new(term, voted_for),
+        })
+    }
+
+    pub(crate) fn i64(&mut self) -> Result<i64, DecodeError> {
         Ok(self.need(8)?.get_i64())
     }
 
     /// A count of things of `each` bytes, all of which are there.
-    fn count(&mut self, each: usize) -> Result<usize, DecodeError> {
+    pub(crate) fn count(&mut self, each: usize) -> Result<usize, DecodeError> {
         let count = self.need(4)?.get_u32() as usize;
         if count > self.rest.remaining() / each {
             return Err(DecodeError::Truncated { what: self.what });
@@ -237,7 +260,7 @@ impl Input {
         Ok(count)
     }
 
-    fn log_id(&mut self) -> Result<LogId, DecodeError> {
+    pub(crate) fn log_id(&mut self) -> Result<LogId, DecodeError> {
         Ok(LogId { term: Term(self.u64()?), index: LogIndex(self.u64()?) })
     }
 
@@ -279,14 +302,14 @@ impl Input {
         Ok((tag, Self { what: self.what, rest }))
     }
 
-    fn end(&self) -> Result<(), DecodeError> {
+    pub(crate) fn end(&self) -> Result<(), DecodeError> {
         match self.rest.remaining() {
             0 => Ok(()),
             more => Err(self.malformed(format!("{more} bytes too many"))),
         }
     }
 
-    fn malformed(&self, reason: String) -> DecodeError {
+    pub(crate) fn malformed(&self, reason: String) -> DecodeError {
         DecodeError::Malformed { what: self.what, reason }
     }
 }

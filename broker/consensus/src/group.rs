@@ -20,6 +20,7 @@ use crate::driver::{Driver, State};
 use crate::error::{ConsensusError, ProposeError};
 use crate::log_store::AppendState;
 use crate::pending::Pending;
+use crate::start::GroupHost;
 use crate::types::{CommittedLeader, Proposal, Types};
 
 pub(crate) type GroupRaft<M> = Raft<Types<<M as Machine>::Reply>, Driver<M>>;
@@ -47,6 +48,7 @@ pub enum Health {
 pub struct Group<M: Machine> {
     pub(crate) id: GroupId,
     pub(crate) replica_id: ReplicaId,
+    pub(crate) host: GroupHost,
     pub(crate) state: Arc<State<M>>,
     /// Absent when the log is damaged: such a replica takes no part in its group.
     pub(crate) raft: Option<GroupRaft<M>>,
@@ -216,6 +218,7 @@ impl<M: Machine> Group<M> {
 
     /// Stops the replica. What was proposed and not answered by then has an unknown outcome.
     pub async fn shutdown(&self) {
+        self.host.replicas.remove(self.id, self.replica_id);
         self.state.shared.appends.send_replace(AppendState::Stopping);
         if let Some(raft) = &self.raft
             && let Err(error) = raft.shutdown().await

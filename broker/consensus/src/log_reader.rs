@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use headwater_core::ControlEntry;
 use headwater_proto::record::{BatchHeader, HEADER_BYTES};
-use headwater_proto::types::LogIndex;
+use headwater_proto::types::{LogIndex, Offset};
 use headwater_storage::log::EntryMeta;
 use openraft::{OptionalSend, RaftLogReader};
 
@@ -84,19 +84,21 @@ fn entry(meta: EntryMeta, batch: Bytes) -> io::Result<RaftEntry> {
     let damaged = |reason: String| {
         io::Error::new(io::ErrorKind::InvalidData, format!("entry {} of the log: {reason}", meta.index))
     };
-    let header = BatchHeader::read(&batch).ok_or_else(|| damaged("no batch header".to_owned()))?;
-    let control = if meta.is_data() { None } else { Some(control(&batch).map_err(damaged)?) };
     let index = meta.index.get().checked_sub(1).ok_or_else(|| damaged("index 0 is no entry".to_owned()))?;
     Ok(RaftEntry {
         log_id: RaftLogId::new(CommittedLeader::new(meta.term.get()), index),
         payload: Payload::Stored(StoredBatch {
-            header,
-            base_offset: meta.base_offset,
-            batch,
-            control,
             opens_segment: meta.position == 0,
+            ..stored(meta.base_offset, batch).map_err(damaged)?
         }),
     })
+}
+
+/// A batch of the log, or on its way there from the leader's.
+pub(crate) fn stored(base_offset: Offset, batch: Bytes) -> Result<StoredBatch, String> {
+    let header = BatchHeader::read(&batch).ok_or("no batch header")?;
+    let control = if header.offset_count() == 0 { Some(control(&batch)?) } else { None };
+    Ok(StoredBatch { header, base_offset, batch, control, opens_segment: false })
 }
 
 /// What a batch without records says.

@@ -1,131 +1,196 @@
-//! The network of a group: what a peer transport will fill in, and until then reaches nobody.
+//! openraft's network: each call becomes a message, and each message that is not answered an error.
 //!
-//! A frame on the wire names the group and the *replica* it is meant for, so that a broker whose disk was
-//! replaced refuses what was meant for its predecessor. Three lanes per peer keep bulk from delaying
-//! heartbeats. Invariant: a peer that can't be reached is an error, never a granted vote.
+//! Invariants: a peer that cannot be reached, or refuses, never counts as a granted vote; votes and heartbeats travel
+//! on their own lane, so that bulk cannot delay them; no call outlives its time, so that a peer that hangs holds up
+//! nobody but itself. Appends go one after the other: those that wait meanwhile travel together.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use headwater_core::DecodeError;
 use headwater_proto::types::{GroupId, ReplicaId};
 use openraft::AnyError;
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::RPCOption;
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
 use openraft::network::v2::RaftNetworkV2;
+use openraft::network::{RPCOption, RPCTypes};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
 
+use crate::peer::{Body, CallError, GroupRequest, Lane, Messenger, Refusal, RequestKind};
 use crate::types::{Peer, RaftVote, Snapshot, Types};
+use crate::wire;
 
-/// What shares a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lane {
-    /// Votes, transfers and heartbeats.
-    Control,
-    Append,
-    Snapshot,
-}
+/// How long entries may take to the disk of a follower. Heartbeats go on meanwhile, so nothing waits for this but the
+/// follower's own progress.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where a frame goes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Route {
-    group: GroupId,
-    target: ReplicaId,
-    peer: Peer,
-    lane: Lane,
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { group, target, peer, lane } = self;
-        write!(f, "replica {target} of group {group} on broker {} ({lane:?} lane)", peer.broker_id)
-    }
-}
-
-/// Makes the connections of one group's replica.
-#[derive(Debug)]
+/// Makes the connections of one replica to its peers.
+#[derive(Debug, Clone)]
 pub(crate) struct Network {
     group: GroupId,
+    from: ReplicaId,
+    messenger: Arc<dyn Messenger>,
 }
 
 impl Network {
-    pub(crate) fn new(group: GroupId) -> Self {
-        Self { group }
+    pub(crate) fn new(group: GroupId, from: ReplicaId, messenger: Arc<dyn Messenger>) -> Self {
+        Self { group, from, messenger }
     }
 
-    fn route(&self, target: ReplicaId, peer: &Peer, lane: Lane) -> Route {
-        Route { group: self.group, target, peer: *peer, lane }
+    fn link(&self, target: ReplicaId, peer: &Peer, appends: Lane) -> Link {
+        Link { network: self.clone(), target, peer: *peer, appends }
     }
 }
 
 impl<R: Send + Sync + 'static> RaftNetworkFactory<Types<R>> for Network {
-    type Network = Route;
+    type Network = Link;
 
-    async fn new_client(&mut self, target: ReplicaId, peer: &Peer) -> Route {
-        self.route(target, peer, Lane::Append)
+    async fn new_client(&mut self, target: ReplicaId, peer: &Peer) -> Link {
+        self.link(target, peer, Lane::Append)
     }
 
-    async fn new_heartbeat_client(&mut self, target: ReplicaId, peer: &Peer) -> Route {
-        self.route(target, peer, Lane::Control)
+    async fn new_heartbeat_client(&mut self, target: ReplicaId, peer: &Peer) -> Link {
+        self.link(target, peer, Lane::Control)
     }
 
-    async fn new_snapshot_client(&mut self, target: ReplicaId, peer: &Peer) -> Route {
-        self.route(target, peer, Lane::Snapshot)
-    }
-}
-
-impl Route {
-    fn unreachable<R: Send + Sync + 'static>(&self) -> Unreachable<Types<R>> {
-        Unreachable::new(&AnyError::error(format!("no transport reaches {self}")))
+    async fn new_snapshot_client(&mut self, target: ReplicaId, peer: &Peer) -> Link {
+        self.link(target, peer, Lane::Snapshot)
     }
 }
 
-impl<R: Send + Sync + 'static> RaftNetworkV2<Types<R>> for Route {
+/// One replica's way to another.
+#[derive(Debug)]
+pub(crate) struct Link {
+    network: Network,
+    target: ReplicaId,
+    peer: Peer,
+    /// The lane of this link's appends: those of the control lane are heartbeats.
+    appends: Lane,
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (group, broker) = (self.network.group, self.peer.broker_id);
+        write!(f, "replica {} of group {group} on broker {broker}", self.target)
+    }
+}
+
+impl Link {
+    async fn call<R: Send + Sync + 'static>(
+        &self,
+        kind: RequestKind,
+        body: Body,
+        within: Duration,
+    ) -> Result<Bytes, RPCError<Types<R>>> {
+        let Network { group, from, ref messenger } = self.network;
+        let (lane, action) = match kind {
+            RequestKind::Append => (Lane::Append, RPCTypes::AppendEntries),
+            RequestKind::Heartbeat => (Lane::Control, RPCTypes::AppendEntries),
+            RequestKind::TransferLeader => (Lane::Control, RPCTypes::TransferLeader),
+            RequestKind::Snapshot => (Lane::Snapshot, RPCTypes::InstallSnapshot),
+            RequestKind::Vote | RequestKind::PreVote | RequestKind::LogEnds => (Lane::Control, RPCTypes::Vote),
+        };
+        let request = GroupRequest { group, from, target: self.target, kind, body };
+        messenger.call(self.peer, lane, request, within).await.map_err(|error| match error {
+            CallError::TimedOut(timeout) => {
+                Timeout { action, id: from, target: self.target, timeout }.into()
+            }
+            // It arrived damaged: another try may not.
+            CallError::Refused(Refusal::Malformed(_)) => self.broken(&error),
+            CallError::Unreachable(..) | CallError::Refused(_) => {
+                Unreachable::new(&AnyError::new(&error).add_context(|| self.to_string())).into()
+            }
+        })
+    }
+
+    fn broken<R: Send + Sync + 'static>(
+        &self,
+        error: &(impl std::error::Error + 'static),
+    ) -> RPCError<Types<R>> {
+        tracing::warn!(peer = %self, %error, "a message to or from a peer was damaged");
+        NetworkError::new(&AnyError::new(error).add_context(|| self.to_string())).into()
+    }
+
+    fn answer<R: Send + Sync + 'static, T>(
+        &self,
+        decoded: Result<T, DecodeError>,
+    ) -> Result<T, RPCError<Types<R>>> {
+        decoded.map_err(|error| self.broken(&error))
+    }
+}
+
+impl<R: Send + Sync + 'static> RaftNetworkV2<Types<R>> for Link {
     type SnapshotData = Bytes;
 
     async fn append_entries(
         &mut self,
-        _: AppendEntriesRequest<Types<R>>,
-        _: RPCOption,
+        request: AppendEntriesRequest<Types<R>>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
-        Err(self.unreachable().into())
+        let (kind, within) = match self.appends {
+            Lane::Control => (RequestKind::Heartbeat, option.hard_ttl()),
+            Lane::Append | Lane::Snapshot => (RequestKind::Append, APPEND_TIMEOUT),
+        };
+        let body = wire::encode_append(&request)
+            .ok_or_else(|| NetworkError::new(&AnyError::error("an entry that is not in the log")))?;
+        let answer = self.answer(wire::decode_appended(self.call(kind, body, within).await?))?;
+        if matches!(answer, AppendEntriesResponse::Conflict) && request.prev_log_id.is_none() {
+            // Nothing precedes the first entry that could be another.
+            return Err(NetworkError::new(&AnyError::error("a conflict with nothing")).into());
+        }
+        Ok(answer)
     }
 
     async fn vote(
         &mut self,
-        _: VoteRequest<Types<R>>,
-        _: RPCOption,
+        request: VoteRequest<Types<R>>,
+        option: RPCOption,
     ) -> Result<VoteResponse<Types<R>>, RPCError<Types<R>>> {
-        Err(self.unreachable().into())
+        let body = wire::encode_vote_request(&request);
+        let answer = self.call(RequestKind::Vote, body, option.hard_ttl()).await?;
+        self.answer(wire::decode_voted(answer))
     }
 
     // openraft's default grants: an isolated replica would elect itself into ever higher terms.
     async fn pre_vote(
         &mut self,
-        _: VoteRequest<Types<R>>,
-        _: RPCOption,
+        request: VoteRequest<Types<R>>,
+        option: RPCOption,
     ) -> Result<VoteResponse<Types<R>>, RPCError<Types<R>>> {
-        Err(self.unreachable().into())
+        let body = wire::encode_vote_request(&request);
+        let answer = self.call(RequestKind::PreVote, body, option.hard_ttl()).await?;
+        self.answer(wire::decode_voted(answer))
     }
 
     async fn full_snapshot(
         &mut self,
-        _: RaftVote,
-        _: Snapshot,
-        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _: RPCOption,
+        vote: RaftVote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
-        Err(self.unreachable().into())
+        let body = wire::encode_snapshot(&vote, snapshot.snapshot);
+        let answer = tokio::select! {
+            answer = self.call(RequestKind::Snapshot, body, option.hard_ttl()) => answer?,
+            closed = cancel => return Err(closed.into()),
+        };
+        Ok(self.answer(wire::decode_installed(answer))?)
     }
 
     async fn transfer_leader(
         &mut self,
-        _: TransferLeaderRequest<Types<R>>,
-        _: RPCOption,
+        request: TransferLeaderRequest<Types<R>>,
+        option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types<R>>, RPCError<Types<R>>> {
-        Err(self.unreachable().into())
+        let body = wire::encode_transfer(&request);
+        let answer = self.call(RequestKind::TransferLeader, body, option.hard_ttl()).await?;
+        self.answer(wire::decode_transferred(answer))
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use headwater_core::Machine;
 use headwater_proto::types::{GroupId, ReplicaId};
 use headwater_storage::data_dir::DataDir;
+use headwater_storage::journal::Change;
 use headwater_storage::log::LogOptions;
 use openraft::Raft;
 use openraft::errors::{InitializeError, RaftError};
@@ -20,6 +21,7 @@ use crate::encoding::{Creation, decode_creation, encode_creation};
 use crate::error::ConsensusError;
 use crate::group::{Group, GroupRaft};
 use crate::log_store::{AppendState, LogStore, Shared, fact};
+use crate::inbound::Inbound;
 use crate::network::Network;
 use crate::peer::{Messenger, NoPeers, Replicas};
 use crate::settings::RaftSettings;
@@ -63,6 +65,13 @@ pub fn creation(data_dir: &DataDir, group: GroupId) -> Result<Option<Creation>, 
     Ok(record.map(|bytes| decode_creation(&bytes)).transpose()?)
 }
 
+/// What journals a creation record; for whoever must journal it together with facts of its own. Otherwise
+/// [`Group::start`] does.
+#[must_use]
+pub fn creation_change(group: GroupId, record: &Creation) -> Change {
+    Change::Put { group: Some(group), kind: fact::CREATION, value: encode_creation(record) }
+}
+
 impl<M: Machine> Group<M> {
     /// Opens or creates the replica, and starts it. `seed` gives it all the entropy it draws; `machine` is its state
     /// before the first entry. Returns before a leader is known: see [`Group::wait_leader`].
@@ -85,11 +94,15 @@ impl<M: Machine> Group<M> {
         let damaged = log.damage().is_some_and(|damage| !damage.is_empty() && !damage.accepted);
         let shared = Shared::open(spec.id, data_dir, log)?;
         let state = Arc::new(State::open(shared, &machine)?);
-        let raft = if damaged { None } else { Some(run(&spec, &state, settings, seed).await?) };
+        let raft = if damaged { None } else { Some(run(&spec, &host, &state, settings, seed).await?) };
         if raft.is_none() {
             state.expose_damaged();
         }
-        Ok(Arc::new(Self { id: spec.id, replica_id: spec.replica_id, state, raft, purging: Mutex::new(()) }))
+        let GroupSpec { id, replica_id, .. } = spec;
+        let group = Arc::new(Self { id, replica_id, host, state, raft, purging: Mutex::new(()) });
+        let inbound = Inbound(Arc::downgrade(&group));
+        group.host.replicas.insert(id, replica_id, Arc::new(inbound));
+        Ok(group)
     }
 }
 
@@ -114,6 +127,7 @@ async fn record_creation(spec: &GroupSpec, data_dir: &DataDir) -> Result<(), Con
 
 async fn run<M: Machine>(
     spec: &GroupSpec,
+    host: &GroupHost,
     state: &Arc<State<M>>,
     settings: RaftSettings,
     seed: u64,
@@ -121,7 +135,7 @@ async fn run<M: Machine>(
     let config = settings.config(spec.id).map_err(|error| ConsensusError::Settings(error.to_string()))?;
     let torn = state.shared.log.tail_cut().is_some();
     let store = LogStore::new(Arc::clone(&state.shared));
-    let network = Network::new(spec.id);
+    let network = Network::new(spec.id, spec.replica_id, Arc::clone(&host.messenger));
     let driver = Driver(Arc::clone(state));
     // Everything that a group draws comes from the scope in which its tasks were spawned.
     let raft = Runtime::scope(seed, async {

@@ -1,0 +1,127 @@
+//! Answers what a replica's peers ask of it.
+//!
+//! Invariants: Raft sees only what was decoded and checked, byte for byte; a replica whose tail was torn neither votes
+//! nor campaigns before that is made good; a vote is answered once it is durable. A request that was answered already,
+//! or comes late, does no harm: Raft's rules see to that.
+
+use std::sync::Weak;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use headwater_core::{DecodeError, Machine};
+use headwater_storage::log::LogId;
+use openraft::errors::Fatal;
+use openraft::raft::AppendEntriesRequest;
+
+use crate::applied::Applied;
+use crate::driver::to_snapshot;
+use crate::group::{Group, GroupRaft};
+use crate::peer::{Body, GroupRequest, Refusal, Replica, RequestKind};
+use crate::types::{Payload, Types, from_raft};
+use crate::wire;
+
+/// How the peers of a group reach it. The group is whose handle is held elsewhere.
+#[derive(Debug)]
+pub(crate) struct Inbound<M: Machine>(pub(crate) Weak<Group<M>>);
+
+#[async_trait]
+impl<M: Machine> Replica for Inbound<M> {
+    async fn answer(&self, request: GroupRequest) -> Result<Body, Refusal> {
+        let Some(group) = self.0.upgrade() else {
+            return Err(Refusal::Stopped("it was given up".to_owned()));
+        };
+        let Some(raft) = &group.raft else { return Err(Refusal::Stopped("its log is damaged".to_owned())) };
+        let body = request.body.into_bytes();
+        match request.kind {
+            RequestKind::Append | RequestKind::Heartbeat => group.answer_append(raft, body).await,
+            RequestKind::Vote => group.answer_vote(raft, body, false).await,
+            RequestKind::PreVote => group.answer_vote(raft, body, true).await,
+            RequestKind::TransferLeader => group.answer_transfer(raft, body).await,
+            RequestKind::Snapshot => group.answer_snapshot(raft, body).await,
+            RequestKind::LogEnds => Err(Refusal::Malformed("it is not known".to_owned())),
+        }
+    }
+}
+
+impl<M: Machine> Group<M> {
+    async fn answer_append(&self, raft: &GroupRaft<M>, body: Bytes) -> Result<Body, Refusal> {
+        let request = wire::decode_append(body).map_err(|error| unreadable(&error))?;
+        self.check_offset(&request)?;
+        let answer = raft.append_entries(request).await.map_err(|error| stopped(&error))?;
+        wire::encode_appended(&answer).ok_or_else(|| Refusal::Stopped("it took a part only".to_owned()))
+    }
+
+    /// The leader's offsets must go on where this log's do. The store looks again as it appends, but there a
+    /// contradiction ends the group.
+    fn check_offset(&self, request: &AppendEntriesRequest<Types<M::Reply>>) -> Result<(), Refusal> {
+        let (Some(first), Some(prev)) = (request.entries.first(), &request.prev_log_id) else { return Ok(()) };
+        let Payload::Stored(first) = &first.payload else { return Ok(()) };
+        let prev = from_raft(prev);
+        let held = self.log().entry(prev.index).ok().flatten().filter(|held| held.log_id() == prev);
+        let Some(held) = held else { return Ok(()) };
+        let expected = held.base_offset.get().saturating_add(i64::from(held.offset_count));
+        if first.base_offset.get() == expected {
+            return Ok(());
+        }
+        let reason = format!("offset {} behind entry {}, not {expected}", first.base_offset, prev.index);
+        tracing::error!(group = %self.id, reason, "the leader's log contradicts this one");
+        Err(Refusal::Malformed(reason))
+    }
+
+    async fn answer_vote(&self, raft: &GroupRaft<M>, body: Bytes, pre_vote: bool) -> Result<Body, Refusal> {
+        let request = wire::decode_vote_request(body).map_err(|error| unreadable(&error))?;
+        if !self.may_vote(request.last_log_id.as_ref().map(from_raft).unwrap_or_default()) {
+            return Err(Refusal::TornTail);
+        }
+        let answer = if pre_vote { raft.pre_vote(request).await } else { raft.vote(request).await };
+        Ok(wire::encode_voted(&answer.map_err(|error| stopped(&error))?))
+    }
+
+    async fn answer_transfer(&self, raft: &GroupRaft<M>, body: Bytes) -> Result<Body, Refusal> {
+        let request = wire::decode_transfer(body).map_err(|error| unreadable(&error))?;
+        // It would campaign, whatever it was told before.
+        if self.torn() {
+            return Err(Refusal::TornTail);
+        }
+        let answer = raft.handle_transfer_leader(request).await.map_err(|error: Fatal<_>| stopped(&error))?;
+        Ok(wire::encode_transferred(&answer))
+    }
+
+    async fn answer_snapshot(&self, raft: &GroupRaft<M>, body: Bytes) -> Result<Body, Refusal> {
+        let (leader, tables) = wire::decode_snapshot(body).map_err(|error| unreadable(&error))?;
+        // Once Raft has it, a state that does not decode would end the group.
+        Applied::<M>::from_tables(&tables).map_err(|error| Refusal::Malformed(error.to_string()))?;
+        let committed = self.state.shared.committed().map(|id| from_raft(&id)).unwrap_or_default();
+        if contradicts(tables.at, committed) {
+            return Err(Refusal::Malformed(format!("a snapshot at {:?} behind {committed:?}", tables.at)));
+        }
+        let installed = raft.install_full_snapshot(leader, to_snapshot(&tables)).await;
+        Ok(wire::encode_installed(&installed.map_err(|error| stopped(&error))?))
+    }
+}
+
+/// Whether two entries cannot both be committed: a later term at no later place.
+fn contradicts(snapshot: LogId, committed: LogId) -> bool {
+    snapshot > committed && snapshot.index <= committed.index
+}
+
+fn unreadable(error: &DecodeError) -> Refusal {
+    Refusal::Malformed(error.to_string())
+}
+
+fn stopped(error: &impl std::fmt::Display) -> Refusal {
+    Refusal::Stopped(error.to_string())
+}
+
+impl<M: Machine> Group<M> {
+    /// Whether the end of the log was cut as torn, and has not been vouched for since.
+    #[must_use]
+    pub fn torn(&self) -> bool {
+        self.log().tail_cut().is_some()
+    }
+
+    /// Whether a vote for a candidate whose log ends there may be considered at all.
+    pub(crate) fn may_vote(&self, _candidate_last: LogId) -> bool {
+        !self.torn()
+    }
+}
