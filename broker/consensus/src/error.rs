@@ -36,6 +36,16 @@ pub enum ConsensusError {
         "the log of the group is damaged; what is intact can be read, and an operator may accept the loss"
     )]
     Damaged,
+    /// Ask there; nothing was done here.
+    #[error("this replica is not the leader of the group")]
+    NotLeader { leader: Option<ReplicaId> },
+    /// Leads perhaps, but too few voters answer. What was asked for may yet be done.
+    #[error("too few voters of the group answer")]
+    NoQuorum,
+    #[error("an earlier change of the group's members is under way; try again when it is committed")]
+    ChangeInProgress,
+    #[error("it was not done in time")]
+    TimedOut,
     /// Raft stopped on an error and stays stopped; restarting the broker may help.
     #[error("the group failed: {0}")]
     Failed(String),

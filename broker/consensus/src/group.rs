@@ -13,14 +13,17 @@ use headwater_storage::log::{Damage, Log, LogId};
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::impls::ProgressResponder;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, RwLock, watch};
 
 use crate::applied::Progress;
 use crate::driver::{Driver, State};
 use crate::error::{ConsensusError, ProposeError};
 use crate::log_store::AppendState;
 use crate::pending::Pending;
+use crate::quiet::Rest;
+use crate::settings::RaftSettings;
 use crate::start::GroupHost;
+use crate::tail::Tail;
 use crate::types::{CommittedLeader, Proposal, Types};
 
 pub(crate) type GroupRaft<M> = Raft<Types<<M as Machine>::Reply>, Driver<M>>;
@@ -54,6 +57,11 @@ pub struct Group<M: Machine> {
     pub(crate) raft: Option<GroupRaft<M>>,
     /// One purge at a time: each moves the one snapshot.
     pub(crate) purging: Mutex<()>,
+    pub(crate) settings: RaftSettings,
+    /// Proposals share it; who must not be proposed to for a while takes it alone.
+    pub(crate) turn: RwLock<()>,
+    pub(crate) rest: Rest,
+    pub(crate) tail: Tail,
 }
 
 impl<M: Machine> fmt::Debug for Group<M> {
@@ -132,16 +140,20 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Hands a proposal to Raft; returns as soon as it is in the queue, behind those of earlier calls.
+    /// Hands a proposal to Raft; returns as soon as it is in the queue, behind those of earlier calls. Wakes a quiet group.
     /// What becomes of it is what [`Pending`] resolves to.
     ///
     /// # Errors
-    /// [`ProposeError::NotLeader`], [`ProposeError::NoSpace`]: certainly not appended.
+    /// [`ProposeError::NotLeader`], [`ProposeError::NoSpace`], [`ProposeError::Retry`]: certainly not appended.
     pub async fn propose(&self, proposal: Proposal) -> Result<Pending<M::Reply>, ProposeError> {
         let Some(raft) = &self.raft else { return Err(ProposeError::NotLeader { leader: None }) };
         if *self.state.shared.appends.borrow() == AppendState::NoSpace {
             return Err(ProposeError::NoSpace);
         }
+        // Raft would refuse it: a quiet leader's lease has run out.
+        self.wake().await;
+        // A transfer of leadership is under way: the next leader is to have everything.
+        let Ok(_in_turn) = self.turn.try_read() else { return Err(ProposeError::Retry) };
         let (responder, answer) = ProgressResponder::complete_only();
         let leader = CommittedLeader::new(proposal.stamp.term.get());
         match raft.write(proposal).with_leader(leader).responder(responder).await {
@@ -228,11 +240,11 @@ impl<M: Machine> Group<M> {
         self.state.boundaries.finish().await;
     }
 
-    fn raft(&self) -> Result<&GroupRaft<M>, ConsensusError> {
+    pub(crate) fn raft(&self) -> Result<&GroupRaft<M>, ConsensusError> {
         self.raft.as_ref().ok_or(ConsensusError::Damaged)
     }
 
-    fn check_running(&self) -> Result<(), ConsensusError> {
+    pub(crate) fn check_running(&self) -> Result<(), ConsensusError> {
         match self.health() {
             Health::Running | Health::NoSpace => Ok(()),
             Health::Damaged(_) => Err(ConsensusError::Damaged),
@@ -241,7 +253,7 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    fn stopped(&self) -> ConsensusError {
+    pub(crate) fn stopped(&self) -> ConsensusError {
         self.check_running().err().unwrap_or(ConsensusError::Stopped)
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Weak;
 use async_trait::async_trait;
 use bytes::Bytes;
 use headwater_core::{DecodeError, Machine};
+use headwater_proto::types::Term;
 use headwater_storage::log::LogId;
 use openraft::errors::Fatal;
 use openraft::raft::AppendEntriesRequest;
@@ -17,7 +18,7 @@ use crate::applied::Applied;
 use crate::driver::to_snapshot;
 use crate::group::{Group, GroupRaft};
 use crate::peer::{Body, GroupRequest, Refusal, Replica, RequestKind};
-use crate::types::{Payload, Types, from_raft};
+use crate::types::{Payload, RaftVote, Types, from_raft};
 use crate::wire;
 
 /// How the peers of a group reach it. The group is whose handle is held elsewhere.
@@ -31,6 +32,7 @@ impl<M: Machine> Replica for Inbound<M> {
             return Err(Refusal::Stopped("it was given up".to_owned()));
         };
         let Some(raft) = &group.raft else { return Err(Refusal::Stopped("its log is damaged".to_owned())) };
+        group.stir(request.kind);
         let body = request.body.into_bytes();
         match request.kind {
             RequestKind::Append | RequestKind::Heartbeat => group.answer_append(raft, body).await,
@@ -38,7 +40,7 @@ impl<M: Machine> Replica for Inbound<M> {
             RequestKind::PreVote => group.answer_vote(raft, body, true).await,
             RequestKind::TransferLeader => group.answer_transfer(raft, body).await,
             RequestKind::Snapshot => group.answer_snapshot(raft, body).await,
-            RequestKind::LogEnds => Err(Refusal::Malformed("it is not known".to_owned())),
+            RequestKind::LogEnds => group.answer_log_ends(request.from, body).await,
         }
     }
 }
@@ -46,15 +48,23 @@ impl<M: Machine> Replica for Inbound<M> {
 impl<M: Machine> Group<M> {
     async fn answer_append(&self, raft: &GroupRaft<M>, body: Bytes) -> Result<Body, Refusal> {
         let request = wire::decode_append(body).map_err(|error| unreadable(&error))?;
+        self.check_sender(&request.vote)?;
         self.check_offset(&request)?;
         let answer = raft.append_entries(request).await.map_err(|error| stopped(&error))?;
         wire::encode_appended(&answer).ok_or_else(|| Refusal::Stopped("it took a part only".to_owned()))
     }
 
+    /// A leader that remembers more of this replica than a torn tail left would take it for a broken one.
+    fn check_sender(&self, leader: &RaftVote) -> Result<(), Refusal> {
+        if self.may_append(Term(leader.leader_id.term)) { Ok(()) } else { Err(Refusal::TornTail) }
+    }
+
     /// The leader's offsets must go on where this log's do. The store looks again as it appends, but there a
     /// contradiction ends the group.
     fn check_offset(&self, request: &AppendEntriesRequest<Types<M::Reply>>) -> Result<(), Refusal> {
-        let (Some(first), Some(prev)) = (request.entries.first(), &request.prev_log_id) else { return Ok(()) };
+        let (Some(first), Some(prev)) = (request.entries.first(), &request.prev_log_id) else {
+            return Ok(());
+        };
         let Payload::Stored(first) = &first.payload else { return Ok(()) };
         let prev = from_raft(prev);
         let held = self.log().entry(prev.index).ok().flatten().filter(|held| held.log_id() == prev);
@@ -89,6 +99,7 @@ impl<M: Machine> Group<M> {
 
     async fn answer_snapshot(&self, raft: &GroupRaft<M>, body: Bytes) -> Result<Body, Refusal> {
         let (leader, tables) = wire::decode_snapshot(body).map_err(|error| unreadable(&error))?;
+        self.check_sender(&leader)?;
         // Once Raft has it, a state that does not decode would end the group.
         Applied::<M>::from_tables(&tables).map_err(|error| Refusal::Malformed(error.to_string()))?;
         let committed = self.state.shared.committed().map(|id| from_raft(&id)).unwrap_or_default();
@@ -111,17 +122,4 @@ fn unreadable(error: &DecodeError) -> Refusal {
 
 fn stopped(error: &impl std::fmt::Display) -> Refusal {
     Refusal::Stopped(error.to_string())
-}
-
-impl<M: Machine> Group<M> {
-    /// Whether the end of the log was cut as torn, and has not been vouched for since.
-    #[must_use]
-    pub fn torn(&self) -> bool {
-        self.log().tail_cut().is_some()
-    }
-
-    /// Whether a vote for a candidate whose log ends there may be considered at all.
-    pub(crate) fn may_vote(&self, _candidate_last: LogId) -> bool {
-        !self.torn()
-    }
 }

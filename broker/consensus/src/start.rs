@@ -8,23 +8,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use headwater_core::Machine;
-use headwater_proto::types::{GroupId, ReplicaId};
+use headwater_proto::types::{GroupId, ReplicaId, Term};
 use headwater_storage::data_dir::DataDir;
 use headwater_storage::journal::Change;
 use headwater_storage::log::LogOptions;
 use openraft::Raft;
 use openraft::errors::{InitializeError, RaftError};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock};
 
 use crate::driver::{Driver, State};
 use crate::encoding::{Creation, decode_creation, encode_creation};
 use crate::error::ConsensusError;
 use crate::group::{Group, GroupRaft};
-use crate::log_store::{AppendState, LogStore, Shared, fact};
 use crate::inbound::Inbound;
+use crate::log_store::{AppendState, LogStore, Shared, fact};
 use crate::network::Network;
 use crate::peer::{Messenger, NoPeers, Replicas};
+use crate::quiet::Rest;
 use crate::settings::RaftSettings;
+use crate::tail::{Tail, is_torn};
 use crate::types::{Peer, Runtime};
 
 /// Where replicas live: what all groups of a broker share.
@@ -98,10 +100,23 @@ impl<M: Machine> Group<M> {
         if raft.is_none() {
             state.expose_damaged();
         }
-        let GroupSpec { id, replica_id, .. } = spec;
-        let group = Arc::new(Self { id, replica_id, host, state, raft, purging: Mutex::new(()) });
+        let (id, replica_id) = (spec.id, spec.replica_id);
+        let voted = state.shared.vote().map(|vote| Term(vote.leader_id.term)).unwrap_or_default();
+        let group = Arc::new(Self {
+            id,
+            replica_id,
+            host,
+            state,
+            raft,
+            purging: Mutex::new(()),
+            settings,
+            turn: RwLock::default(),
+            rest: Rest::default(),
+            tail: Tail::new(voted, spec.voters),
+        });
         let inbound = Inbound(Arc::downgrade(&group));
         group.host.replicas.insert(id, replica_id, Arc::new(inbound));
+        group.watch_tail();
         Ok(group)
     }
 }
@@ -133,7 +148,7 @@ async fn run<M: Machine>(
     seed: u64,
 ) -> Result<GroupRaft<M>, ConsensusError> {
     let config = settings.config(spec.id).map_err(|error| ConsensusError::Settings(error.to_string()))?;
-    let torn = state.shared.log.tail_cut().is_some();
+    let torn = is_torn(&state.shared.log);
     let store = LogStore::new(Arc::clone(&state.shared));
     let network = Network::new(spec.id, spec.replica_id, Arc::clone(&host.messenger));
     let driver = Driver(Arc::clone(state));
@@ -171,6 +186,7 @@ async fn enter<M: Machine>(
     if voters == BTreeSet::from([spec.replica_id]) {
         // The only voter holds all there is: it has nobody to wait for, neither now nor in time.
         state.shared.log.clear_tail_cut().await?;
+        raft.runtime_config().elect(true);
         raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
     } else {
         raft.runtime_config().tick(true);
