@@ -6,7 +6,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,6 +16,7 @@ use headwater_storage::disk::Disk;
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpSocket;
 
 /// Everything outside the process that the broker may touch. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -97,7 +98,28 @@ impl Entropy for OsEntropy {
 
 /// TCP of the operating system, without Nagle's delay.
 #[derive(Debug, Default)]
-pub struct TcpNetwork;
+pub struct TcpNetwork {
+    /// Where outgoing connections come from; `None`: as the routes say.
+    pub source: Option<IpAddr>,
+}
+
+impl TcpNetwork {
+    /// Connections to other brokers come from the address of the own peer listener, where that is one address:
+    /// a firewall between brokers then knows them by it.
+    #[must_use]
+    pub fn from_listener(peer_addr: SocketAddr) -> Self {
+        let ip = peer_addr.ip();
+        Self { source: (!ip.is_unspecified()).then_some(ip) }
+    }
+
+    async fn dial(&self, address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(source) = self.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
+        socket.connect(address).await
+    }
+}
 
 #[async_trait]
 impl Network for TcpNetwork {
@@ -108,9 +130,17 @@ impl Network for TcpNetwork {
     }
 
     async fn connect(&self, address: &str) -> io::Result<BoxedStream> {
-        let stream = tokio::net::TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Box::new(stream))
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address"));
+        for address in tokio::net::lookup_host(address).await? {
+            match self.dial(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    return Ok(Box::new(stream));
+                }
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
     }
 }
 

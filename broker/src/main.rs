@@ -63,7 +63,7 @@ async fn run(config: Config) -> ExitCode {
             disk: Arc::new(RealDisk::new()),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(entropy),
-            network: Arc::new(TcpNetwork),
+            network: Arc::new(TcpNetwork::from_listener(config.broker.peer_addr)),
         },
         Err(error) => return fail(&format!("the operating system gives no randomness: {error}"), 1),
     };

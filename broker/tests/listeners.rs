@@ -36,7 +36,7 @@ fn env() -> Env {
         disk: Arc::new(RealDisk::new()),
         clock: Arc::new(SystemClock),
         entropy: Arc::new(OsEntropy::new().unwrap()),
-        network: Arc::new(TcpNetwork),
+        network: Arc::new(TcpNetwork::default()),
     }
 }
 

@@ -100,7 +100,7 @@ async fn start(data_dir: &Path, grpc: SocketAddr) -> Broker {
         disk: Arc::new(RealDisk::new()),
         clock: Arc::new(SystemClock),
         entropy: Arc::new(OsEntropy::new().unwrap()),
-        network: Arc::new(TcpNetwork),
+        network: Arc::new(TcpNetwork::default()),
     };
     loop {
         match Broker::start(config.clone(), env.clone()).await {

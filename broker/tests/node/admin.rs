@@ -113,7 +113,7 @@ async fn a_data_directory_belongs_to_one_broker() {
             disk: disk.clone(),
             clock: std::sync::Arc::new(SystemClock),
             entropy: std::sync::Arc::new(OsEntropy::new().unwrap()),
-            network: std::sync::Arc::new(TcpNetwork),
+            network: std::sync::Arc::new(TcpNetwork::default()),
         };
         Broker::start(config, env)
     };

@@ -171,7 +171,7 @@ async fn boot(
         disk: disk.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),
-        network: Arc::new(TcpNetwork),
+        network: Arc::new(TcpNetwork::default()),
     };
     let broker = tokio::time::timeout(PATIENCE, Broker::start(config.clone(), env)).await.unwrap().unwrap();
     let address = format!("http://{}", broker.addresses().grpc);
