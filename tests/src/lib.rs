@@ -2,7 +2,8 @@
 //!
 //! Invariant: everything goes through the public API of the broker, the client or the binaries.
 
-pub mod ledger;
+pub mod chaos;
+pub mod history;
 pub mod local_cluster;
 pub mod process;
 pub mod raw;

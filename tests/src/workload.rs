@@ -1,35 +1,31 @@
 //! Load that knows what must be there afterwards: the same for real processes and for the simulation.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_client::{
-    Client, ClientError, ConsumeError, ConsumerConfig, Delivery, DeliveryError, OffsetSpec, Position,
-    Producer, ProducerRecord, TopicPartition,
+    Client, ClientError, ConsumeError, ConsumedBatch, Consumer, ConsumerConfig, Delivery, DeliveryError,
+    OffsetSpec, Position, Producer, ProducerRecord, TopicPartition,
 };
 use tokio::sync::watch;
 
-use crate::ledger::{Ledger, Outcome, Partition, ReadRecord, Sent};
+use crate::history::{Findings, Listing, Micros, Outcome, Partition, Poll, ReadRecord, Recorder, Sent};
 
 /// Records that one producer has under way before it waits for the oldest.
 const UNDER_WAY_MAX: usize = 200;
-/// A reader that hears nothing for this long asks the broker where the end is.
+/// Pause between two attempts at something that a restart interrupts.
 const QUIET: Duration = Duration::from_millis(300);
 /// A final read that makes no progress for this long gives up.
 const FINAL_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// A reader that seeks goes on under its number plus this.
+const NEXT_READER: u32 = 1_000;
 
-/// A ledger that producers and readers write to.
-pub type SharedLedger = Arc<Mutex<Ledger>>;
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Records in offset order, per topic and partition.
 pub type Records = BTreeMap<Partition, Vec<ReadRecord>>;
-
-/// Runs `note` on the ledger.
-pub fn note<T>(ledger: &SharedLedger, note: impl FnOnce(&mut Ledger) -> T) -> T {
-    note(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner))
-}
 
 /// Partitions of a topic that a load writes to.
 #[derive(Debug, Clone)]
@@ -50,18 +46,26 @@ impl Target {
     }
 }
 
+/// A record whose outcome is awaited.
+struct UnderWay {
+    value: u64,
+    partition: TopicPartition,
+    begun: Micros,
+    delivery: Delivery,
+}
+
 /// Sends unique values over all partitions of the targets, in turn, until told to stop; then waits for
 /// the last outcome. `pace` is the pause after each record, zero for none.
 pub async fn produce(
     producer: Producer,
     number: u32,
     targets: Vec<Target>,
-    ledger: SharedLedger,
+    recorder: Recorder,
     mut stop: watch::Receiver<bool>,
     pace: Duration,
 ) {
     let partitions: Vec<TopicPartition> = targets.iter().flat_map(Target::all).collect();
-    let mut under_way: VecDeque<(u64, TopicPartition, Delivery)> = VecDeque::new();
+    let mut under_way: VecDeque<UnderWay> = VecDeque::new();
     let mut sequence = 0_u64;
     while !*stop.borrow_and_update() {
         let partition = &partitions[(sequence as usize) % partitions.len()];
@@ -69,12 +73,13 @@ pub async fn produce(
         sequence += 1;
         let record =
             ProducerRecord::new(Arc::clone(&partition.topic), payload(value)).partition(partition.partition);
+        let begun = recorder.now();
         // A record that was not accepted was never sent: there is nothing to check.
         if let Ok(delivery) = producer.send(record).await {
-            under_way.push_back((value, partition.clone(), delivery));
+            under_way.push_back(UnderWay { value, partition: partition.clone(), begun, delivery });
         }
         while under_way.len() > UNDER_WAY_MAX {
-            settle_oldest(&mut under_way, number, &ledger).await;
+            settle_oldest(&mut under_way, number, &recorder).await;
         }
         if pace.is_zero() {
             tokio::task::yield_now().await;
@@ -83,94 +88,154 @@ pub async fn produce(
         }
     }
     while !under_way.is_empty() {
-        settle_oldest(&mut under_way, number, &ledger).await;
+        settle_oldest(&mut under_way, number, &recorder).await;
     }
 }
 
-async fn settle_oldest(
-    under_way: &mut VecDeque<(u64, TopicPartition, Delivery)>,
-    producer: u32,
-    ledger: &SharedLedger,
-) {
-    let Some((value, partition, delivery)) = under_way.pop_front() else { return };
+async fn settle_oldest(under_way: &mut VecDeque<UnderWay>, producer: u32, recorder: &Recorder) {
+    let Some(UnderWay { value, partition, begun, delivery }) = under_way.pop_front() else { return };
     let outcome = match delivery.await {
         Ok(delivered) => Outcome::Acked(delivered.offset),
         Err(DeliveryError::Unknown { .. }) => Outcome::Unknown,
         Err(_) => Outcome::Refused,
     };
-    let sent = Sent { partition: name(&partition), producer, value, outcome };
-    note(ledger, |ledger| ledger.sent(sent));
+    // Noted when it is asked for, in the order of the sends: later than it was known, at times.
+    let sent = Sent { producer, value, outcome, begun, ended: recorder.now() };
+    recorder.note(|history| history.sent(&name(&partition), sent));
 }
 
-/// Reads the target from its start and notes every record, until told to stop. A position that was deleted
+/// Reads the target from its start and notes every answer, until told to stop. A position that was deleted
 /// meanwhile is left for the log start, as a new reader.
 pub async fn follow(
     client: Client,
     mut number: u32,
     target: Target,
-    ledger: SharedLedger,
+    recorder: Recorder,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), ConsumeError> {
-    const NEXT_READER: u32 = 1_000;
     let mut consumer = client.consumer(ConsumerConfig::default())?;
     consumer.assign(target.all().map(|partition| (partition, Position::Start)).collect::<Vec<_>>()).await?;
     loop {
         let next = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            next = consumer.next() => next,
+            next = consumer.next_batch() => next,
         };
         match next {
-            Ok(record) => {
-                let Some(value) = record.value.as_deref().and_then(value_of) else { continue };
-                let partition = (record.topic.to_string(), record.partition);
-                note(&ledger, |ledger| ledger.polled(number, partition, record.offset, value));
-            }
+            Ok(batch) => note_batch(&recorder, number, &batch)?,
             Err(ConsumeError::OffsetOutOfRange { partition, .. }) => {
                 number += NEXT_READER;
-                consumer.seek(&partition, Position::Start).await?;
+                patient_seek(&mut consumer, &partition).await?;
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Everything in the targets' partitions from their log starts to their ends, and the log starts.
-pub async fn read_all(
+fn note_batch(recorder: &Recorder, reader: u32, batch: &ConsumedBatch) -> Result<(), ConsumeError> {
+    let records = values(batch)?;
+    let poll = Poll {
+        reader,
+        leader_epoch: batch.leader_epoch,
+        log_start: batch.log_start_offset,
+        high_watermark: batch.high_watermark,
+        records: &records,
+    };
+    recorder.note(|history| history.polled(&name(&batch.partition), poll));
+    Ok(())
+}
+
+/// Offsets and values of a batch. A record that is no value of ours gets one that nobody sent.
+fn values(batch: &ConsumedBatch) -> Result<Vec<ReadRecord>, ConsumeError> {
+    let corrupt = |error| ConsumeError::Corrupt {
+        partition: batch.partition.clone(),
+        offset: batch.first_offset,
+        error,
+    };
+    let records = batch.records().map_err(corrupt)?;
+    records
+        .map(|record| {
+            let record = record.map_err(corrupt)?;
+            Ok((record.offset, record.value.as_deref().and_then(value_of).unwrap_or(u64::MAX)))
+        })
+        .collect()
+}
+
+/// Asks for the bounds of each partition, now and again, until told to stop, and notes the answers.
+pub async fn list(
+    client: Client,
+    target: Target,
+    recorder: Recorder,
+    stop: watch::Receiver<bool>,
+    pace: Duration,
+) {
+    while !*stop.borrow() {
+        for partition in target.all() {
+            let begun = recorder.now();
+            let end = listed(&client, &partition, OffsetSpec::HighWatermark).await;
+            let ended = recorder.now();
+            if end.is_some() {
+                let listing = Listing { log_start: None, end, begun, ended };
+                recorder.note(|history| history.listed(&name(&partition), listing));
+            }
+        }
+        tokio::time::sleep(pace).await;
+    }
+}
+
+async fn listed(client: &Client, partition: &TopicPartition, spec: OffsetSpec) -> Option<i64> {
+    let listed = client.admin().list_offsets(vec![(partition.clone(), spec)]).await.ok()?;
+    listed.into_iter().find_map(|(_, found)| found.ok()?.offset)
+}
+
+/// Reads everything and notes it as what is there in the end; then says what is wrong. The log starts that the
+/// partitions have by then bound what may have been deleted.
+///
+/// # Errors
+/// The read did not come to its end.
+pub async fn conclude(
     client: &Client,
     targets: &[Target],
-) -> Result<(Records, BTreeMap<Partition, i64>), Box<dyn std::error::Error + Send + Sync>> {
+    recorder: &Recorder,
+) -> Result<(Findings, BTreeMap<Partition, i64>), AnyError> {
+    let (records, starts) = read_all(client, targets).await?;
+    let findings = recorder.note(|history| {
+        starts.iter().for_each(|(partition, start)| history.log_start(partition, *start));
+        records.into_iter().for_each(|(partition, records)| history.finally(&partition, records));
+        history.check()
+    });
+    Ok((findings, starts))
+}
+
+/// Everything in the targets' partitions from their log starts to their ends, and the log starts.
+async fn read_all(
+    client: &Client,
+    targets: &[Target],
+) -> Result<(Records, BTreeMap<Partition, i64>), AnyError> {
     let partitions: Vec<TopicPartition> = targets.iter().flat_map(Target::all).collect();
     let ends = offsets(client, &partitions, OffsetSpec::HighWatermark).await?;
     let mut records: Records = partitions.iter().map(|partition| (name(partition), Vec::new())).collect();
     let mut consumer = client.consumer(ConsumerConfig::default())?;
-    consumer
-        .assign(partitions.iter().map(|partition| (partition.clone(), Position::Start)).collect::<Vec<_>>())
-        .await?;
-    let reached = |consumer: &headwater_client::Consumer| {
+    let starts = partitions.iter().map(|partition| (partition.clone(), Position::Start)).collect::<Vec<_>>();
+    consumer.assign(starts).await?;
+    let reached = |consumer: &Consumer| {
         partitions.iter().all(|partition| consumer.position(partition).unwrap_or(0) >= ends[&name(partition)])
     };
     while !reached(&consumer) {
-        let next = tokio::time::timeout(FINAL_READ_TIMEOUT, consumer.next())
+        let next = tokio::time::timeout(FINAL_READ_TIMEOUT, consumer.next_batch())
             .await
             .map_err(|_| format!("the final read stopped before {ends:?}"))?;
-        let record = match next {
-            Ok(record) => record,
+        match next {
+            Ok(batch) => {
+                let read = values(&batch)?;
+                records.entry(name(&batch.partition)).or_default().extend(read);
+            }
             // Retention overtook the reader; the log starts, listed below, bound what it may have deleted.
             Err(ConsumeError::OffsetOutOfRange { partition, .. }) => {
-                consumer.seek(&partition, Position::Start).await?;
-                continue;
+                patient_seek(&mut consumer, &partition).await?;
             }
             Err(error) => return Err(error.into()),
-        };
-        let Some(value) = record.value.as_deref().and_then(value_of) else {
-            return Err(format!(
-                "{}-{} offset {}: not a value of ours",
-                record.topic, record.partition, record.offset
-            )
-            .into());
-        };
-        records.entry((record.topic.to_string(), record.partition)).or_default().push((record.offset, value));
+        }
     }
     // Retention goes on while this reads: what it has deleted by now need not have been read.
     let starts = offsets(client, &partitions, OffsetSpec::LogStart).await?;
@@ -182,19 +247,34 @@ async fn offsets(
     partitions: &[TopicPartition],
     spec: OffsetSpec,
 ) -> Result<BTreeMap<Partition, i64>, ClientError> {
-    let listed = client
-        .admin()
-        .list_offsets(partitions.iter().map(|partition| (partition.clone(), spec)).collect::<Vec<_>>())
-        .await?;
-    listed.into_iter().map(|(partition, found)| Ok((name(&partition), found?.offset.unwrap_or(0)))).collect()
+    let asked = || partitions.iter().map(|partition| (partition.clone(), spec)).collect::<Vec<_>>();
+    patiently(|| async {
+        let listed = client.admin().list_offsets(asked()).await?;
+        listed
+            .into_iter()
+            .map(|(partition, found)| Ok((name(&partition), found?.offset.unwrap_or(0))))
+            .collect()
+    })
+    .await
 }
+
+async fn patient_seek(consumer: &mut Consumer, partition: &TopicPartition) -> Result<(), ConsumeError> {
+    for _ in 1..ATTEMPTS {
+        if consumer.seek(partition, Position::Start).await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(QUIET).await;
+    }
+    consumer.seek(partition, Position::Start).await
+}
+
+const ATTEMPTS: usize = 200;
 
 /// Waits until a client's request is answered, for as long as a restart may take.
 pub async fn patiently<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, ClientError>
 where
     F: Future<Output = Result<T, ClientError>>,
 {
-    const ATTEMPTS: usize = 200;
     for _ in 1..ATTEMPTS {
         match attempt().await {
             Err(error) if error.is_retriable() => tokio::time::sleep(QUIET).await,

@@ -5,15 +5,14 @@
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
 use headwater_client::{Client, ClientConfig, NewTopic, ProducerConfig};
-use headwater_tests::ledger::Ledger;
+use headwater_tests::history::Recorder;
 use headwater_tests::process::{Addresses, BrokerProcess};
 use headwater_tests::sim::world::SimEntropy;
-use headwater_tests::workload::{self, SharedLedger, Target, note, patiently};
+use headwater_tests::workload::{self, Target, patiently};
 use tokio::sync::watch;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -54,14 +53,14 @@ async fn run(args: Args) -> Result<ExitCode> {
         created(&client, topic).await?;
     }
 
-    let ledger: SharedLedger = Arc::new(Mutex::new(Ledger::default()));
+    let recorder = Recorder::real_time();
     let (stop, stopped) = watch::channel(false);
     let mut load = Vec::new();
     for number in 0..PRODUCERS {
         let producer = client_producer(addresses).await?;
         let targets = vec![kept.clone(), trimmed.clone()];
         let run =
-            workload::produce(producer, number, targets, ledger.clone(), stopped.clone(), Duration::ZERO);
+            workload::produce(producer, number, targets, recorder.clone(), stopped.clone(), Duration::ZERO);
         load.push(tokio::spawn(run));
     }
     let mut readers = Vec::new();
@@ -71,7 +70,7 @@ async fn run(args: Args) -> Result<ExitCode> {
             reader,
             number,
             kept.clone(),
-            ledger.clone(),
+            recorder.clone(),
             stopped.clone(),
         )));
     }
@@ -83,7 +82,7 @@ async fn run(args: Args) -> Result<ExitCode> {
         broker.kill()?;
         broker = BrokerProcess::start(&data_dir, addresses, &[])?;
         if kill % 20 == 0 {
-            println!("{kill} kills, {} records acknowledged", note(&ledger, |ledger| ledger.acked_count()));
+            println!("{kill} kills, {} records acknowledged", recorder.note(|history| history.acked_count()));
         }
     }
     stop.send(true)?;
@@ -95,14 +94,14 @@ async fn run(args: Args) -> Result<ExitCode> {
     }
     churn.await??;
 
-    let verdict = check(&client, &ledger, &kept, &trimmed).await?;
+    let verdict = check(&client, &recorder, &kept, &trimmed).await?;
     // A clean restart must change nothing either.
     let status = broker.stop()?;
     if !status.success() {
         return Err(format!("the broker ended with {status} after SIGTERM").into());
     }
     let broker = BrokerProcess::start(&data_dir, addresses, &[])?;
-    let again = check(&client, &ledger, &kept, &trimmed).await?;
+    let again = check(&client, &recorder, &kept, &trimmed).await?;
     drop(broker);
     Ok(if verdict && again { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -142,22 +141,18 @@ async fn churn(client: Client, trimmed: Target, stop: watch::Receiver<bool>) -> 
     Ok(())
 }
 
-async fn check(client: &Client, ledger: &SharedLedger, kept: &Target, trimmed: &Target) -> Result<bool> {
+async fn check(client: &Client, recorder: &Recorder, kept: &Target, trimmed: &Target) -> Result<bool> {
     let admin = client.admin();
     patiently(|| admin.describe_topics([kept.topic.to_string()])).await?;
-    let (records, starts) = workload::read_all(client, &[kept.clone(), trimmed.clone()]).await?;
-    for (partition, start) in starts {
-        if partition.0 == *kept.topic && start != 0 {
-            println!("ANOMALY the log start of {partition:?} moved to {start} on its own");
-            return Ok(false);
-        }
-        note(ledger, |ledger| ledger.log_start(partition, start));
+    let (findings, starts) = workload::conclude(client, &[kept.clone(), trimmed.clone()], recorder).await?;
+    if let Some((partition, start)) =
+        starts.iter().find(|((topic, _), start)| *topic == *kept.topic && **start != 0)
+    {
+        println!("ANOMALY the log start of {partition:?} moved to {start} on its own");
+        return Ok(false);
     }
-    let (acked, anomalies) = note(ledger, |ledger| (ledger.acked_count(), ledger.check(&records)));
-    let read: usize = records.values().map(Vec::len).sum();
-    println!("{acked} records acknowledged, {read} read, {} anomalies", anomalies.len());
-    for anomaly in anomalies.iter().take(20) {
-        println!("ANOMALY {anomaly}");
-    }
-    Ok(anomalies.is_empty() && acked > 0)
+    let acked = recorder.note(|history| history.acked_count());
+    println!("{acked} records acknowledged, {findings}");
+    findings.lines().for_each(|line| println!("ANOMALY {line}"));
+    Ok(findings.is_empty() && acked > 0)
 }

@@ -5,14 +5,14 @@
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use headwater_client::{Client, ClientConfig, NewTopic, Producer, ProducerConfig, ProducerRecord};
-use headwater_tests::ledger::Ledger;
+use headwater_tests::history::Recorder;
 use headwater_tests::local_cluster::LocalCluster;
-use headwater_tests::workload::{self, SharedLedger, Target, note, patiently};
+use headwater_tests::workload::{self, Target, patiently};
 use tokio::sync::watch;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -52,14 +52,21 @@ async fn run(args: Args) -> Result<ExitCode> {
     for target in [&loaded, &probed] {
         create(&client, target).await?;
     }
-    let ledger: SharedLedger = Arc::new(Mutex::new(Ledger::default()));
+    let recorder = Recorder::real_time();
     let (stop, stopped) = watch::channel(false);
     let mut load = Vec::new();
     for number in 0..PRODUCERS {
         let producer = connect(&cluster).await?.producer(ProducerConfig::default()).await?;
-        let (targets, ledger) = (vec![loaded.clone()], ledger.clone());
+        let (targets, recorder) = (vec![loaded.clone()], recorder.clone());
         let pace = Duration::from_millis(1);
-        load.push(tokio::spawn(workload::produce(producer, number, targets, ledger, stopped.clone(), pace)));
+        load.push(tokio::spawn(workload::produce(
+            producer,
+            number,
+            targets,
+            recorder,
+            stopped.clone(),
+            pace,
+        )));
     }
     let mut probes: Vec<Probed> = Vec::new();
     for partition in 0..PARTITIONS {
@@ -89,7 +96,7 @@ async fn run(args: Args) -> Result<ExitCode> {
     for task in load {
         task.await?;
     }
-    let sound = check(&client, &ledger, &loaded).await?;
+    let sound = check(&client, &recorder, &loaded).await?;
     Ok(if report(&mut stalls, args.limit_ms) && sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -185,15 +192,9 @@ async fn most_leading(client: &Client, target: &Target) -> Result<(usize, Vec<i3
     most.filter(|(_, led)| !led.is_empty()).ok_or_else(|| "no partition has a leader".into())
 }
 
-async fn check(client: &Client, ledger: &SharedLedger, target: &Target) -> Result<bool> {
-    let (records, starts) = workload::read_all(client, std::slice::from_ref(target)).await?;
-    for (partition, start) in starts {
-        note(ledger, |ledger| ledger.log_start(partition, start));
-    }
-    let anomalies = note(ledger, |ledger| ledger.check(&records));
-    println!("{} records acknowledged, {} anomalies", note(ledger, |l| l.acked_count()), anomalies.len());
-    for anomaly in anomalies.iter().take(20) {
-        println!("  {anomaly}");
-    }
-    Ok(anomalies.is_empty())
+async fn check(client: &Client, recorder: &Recorder, target: &Target) -> Result<bool> {
+    let (findings, _) = workload::conclude(client, std::slice::from_ref(target), recorder).await?;
+    println!("{} records acknowledged, {findings}", recorder.note(|history| history.acked_count()));
+    findings.lines().for_each(|line| println!("  {line}"));
+    Ok(findings.is_empty())
 }

@@ -1,6 +1,5 @@
 //! One run: a broker and its clients under load, power cuts and crashes, then the comparison.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,9 +13,9 @@ use headwater_storage::disk::SimDisk;
 use tokio::sync::watch;
 use turmoil::Sim;
 
-use super::world::{SimClock, SimEntropy, SimNetwork, connector, now_ms};
-use crate::ledger::{Ledger, Partition};
-use crate::workload::{self, Records, SharedLedger, Target, note, patiently};
+use super::world::{SimClock, SimEntropy, SimNetwork, connector, now_micros, now_ms};
+use crate::history::Recorder;
+use crate::workload::{self, Target, patiently};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -68,10 +67,10 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
         .build();
     host(&mut sim, &disk, plan.seed);
 
-    let ledger: SharedLedger = Arc::new(Mutex::new(Ledger::default()));
+    let recorder = Recorder::new(now_micros);
     let (stop, stopped) = watch::channel(false);
     let verdict = Arc::new(Mutex::new(Vec::new()));
-    let clients = clients(ledger.clone(), stopped, verdict.clone(), plan.seed);
+    let clients = clients(recorder.clone(), stopped, verdict.clone(), plan.seed);
     sim.client("clients", async move { clients.await.map_err(|error| -> Box<dyn Error> { error }) });
 
     let mut faults = Faults::new(plan, disk.clone());
@@ -84,7 +83,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
         finished = sim.step().map_err(|error| format!("at {:?}: {error}", sim.elapsed()))?;
     }
     let anomalies = std::mem::take(&mut *verdict.lock().unwrap_or_else(PoisonError::into_inner));
-    let (acked, digest) = note(&ledger, |ledger| (ledger.acked_count(), ledger.digest()));
+    let (acked, digest) = recorder.note(|history| (history.acked_count(), history.digest()));
     Ok(Outcome {
         digest: digest ^ disk.operations().rotate_left(32) ^ sim.elapsed().as_micros() as u64,
         acked,
@@ -144,7 +143,7 @@ async fn connect(seed: u64) -> Result<Client> {
 /// The load of one run: two topics that roll often, one of which loses its oldest records to retention and
 /// to requests, and topics that come and go.
 async fn clients(
-    ledger: SharedLedger,
+    recorder: Recorder,
     stop: watch::Receiver<bool>,
     verdict: Arc<Mutex<Vec<String>>>,
     seed: u64,
@@ -167,13 +166,13 @@ async fn clients(
             producer,
             number,
             targets,
-            ledger.clone(),
+            recorder.clone(),
             stop.clone(),
             pace,
         )));
     }
     let reader = connect(seed ^ 0xfeed).await?;
-    let reader = tokio::spawn(workload::follow(reader, 1, kept.clone(), ledger.clone(), stop.clone()));
+    let reader = tokio::spawn(workload::follow(reader, 1, kept.clone(), recorder.clone(), stop.clone()));
     let churn = tokio::spawn(churn(connect(seed ^ 0xc4).await?, trimmed.clone(), stop));
     for producer in load {
         producer.await?;
@@ -183,27 +182,13 @@ async fn clients(
 
     let admin = client.admin();
     patiently(|| admin.describe_topics(["kept".to_owned()])).await?;
-    let (records, starts) = workload::read_all(&client, &[kept.clone(), trimmed]).await?;
-    let found = judge(&ledger, &kept, &records, starts);
+    let (findings, starts) = workload::conclude(&client, &[kept.clone(), trimmed], &recorder).await?;
+    let moved = starts.iter().filter(|((topic, _), start)| *topic == *kept.topic && **start != 0);
+    let moved =
+        moved.map(|(partition, start)| format!("the log start of {partition:?} moved to {start} on its own"));
+    let found = moved.chain(findings.lines()).collect();
     *verdict.lock().unwrap_or_else(PoisonError::into_inner) = found;
     Ok(())
-}
-
-fn judge(
-    ledger: &SharedLedger,
-    kept: &Target,
-    records: &Records,
-    starts: BTreeMap<Partition, i64>,
-) -> Vec<String> {
-    let mut found = Vec::new();
-    for (partition, start) in starts {
-        if partition.0 == *kept.topic && start != 0 {
-            found.push(format!("the log start of {partition:?} moved to {start} on its own"));
-        }
-        note(ledger, |ledger| ledger.log_start(partition, start));
-    }
-    found.extend(note(ledger, |ledger| ledger.check(records)).iter().map(ToString::to_string));
-    found
 }
 
 async fn create(client: &Client, topic: NewTopic) -> Result<()> {

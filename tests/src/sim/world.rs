@@ -30,6 +30,12 @@ pub fn now_ms() -> i64 {
     EPOCH_MS + turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as i64)
 }
 
+/// Microseconds since the simulation began, inside a simulated host: the clock of a history.
+#[must_use]
+pub fn now_micros() -> u64 {
+    turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_micros() as u64)
+}
+
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 #[derive(Debug)]
 pub struct SimEntropy(AtomicU64);

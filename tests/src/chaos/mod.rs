@@ -1,0 +1,3 @@
+//! Faults for real broker processes: what the simulation does to simulated hosts, done to this machine's.
+
+pub mod links;
