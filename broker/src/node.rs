@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_consensus::{ConsensusError, Health};
-use headwater_core::metadata::Broker;
+use headwater_core::metadata::{Broker, BrokerState};
 use headwater_proto::record::Limits;
-use headwater_proto::types::{BrokerId, GroupId};
+use headwater_proto::types::BrokerId;
 use headwater_storage::data_dir::{DataDir, OpenError};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -110,13 +110,11 @@ impl Node {
             peer_address: advertised.peer.to_string(),
             rack: self.config.broker.rack.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: BrokerState::Active,
         };
         self.controller.register(own).await.map_err(NodeError::Register)?;
         let wanted = self.controller.with_state(|state| {
-            let groups = state.topics().flat_map(|topic| {
-                topic.numbered().map(|(partition, _)| GroupId { topic_id: topic.id, partition })
-            });
-            groups.collect::<BTreeSet<_>>()
+            state.groups().map(|(group, _)| group).collect::<BTreeSet<_>>()
         });
         self.registry.delete_leftovers(&wanted).await.map_err(NodeError::Leftovers)?;
         self.registry.follow(self.controller.group()).await;

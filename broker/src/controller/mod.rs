@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use headwater_consensus::Group;
 use headwater_core::MetadataState;
-use headwater_core::metadata::{Broker, Command, Effect, Topic, command_batch};
+use headwater_core::metadata::{Broker, Command, Effect, FIRST_REPLICA_ID, Topic, command_batch};
 use headwater_proto::types::{BrokerId, ClusterId, LogIndex, Offset, ProducerEpoch, ProducerId, TopicId};
 use tokio::sync::Mutex;
 
@@ -97,8 +97,11 @@ impl Controller {
 
     /// Registers this broker where the cluster knows it otherwise or not at all.
     pub async fn register(&self, broker: Broker) -> Result<(), RequestError> {
-        let known = self.with_state(|state| state.broker(broker.id) == Some(&broker));
-        if known { Ok(()) } else { self.submit(Command::RegisterBroker(broker)).await.map(|_| ()) }
+        if self.with_state(|state| state.is_registered(&broker)) {
+            return Ok(());
+        }
+        let metadata_replica = Some(FIRST_REPLICA_ID);
+        self.submit(Command::RegisterBroker { broker, metadata_replica }).await.map(|_| ())
     }
 
     /// A producer id that nobody ever had, with its first epoch.

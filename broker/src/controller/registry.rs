@@ -246,11 +246,11 @@ impl Registry {
     }
 
     async fn open_slot(&self, topic: &Topic, index: usize) -> Slot {
-        let (number, replicas) = match (i32::try_from(index), topic.partitions.get(index)) {
-            (Ok(number), Some(replicas)) => (PartitionId(number), replicas),
+        let (number, partition) = match (i32::try_from(index), topic.partitions.get(index)) {
+            (Ok(number), Some(partition)) => (PartitionId(number), partition),
             _ => return Slot::Elsewhere,
         };
-        let Some(own) = replicas.iter().find(|replica| replica.broker == self.broker_id) else {
+        let Some(own) = partition.on(self.broker_id, self.data_dir.incarnation()) else {
             return Slot::Elsewhere;
         };
         let _bounded = self.opening.acquire().await;
@@ -258,7 +258,7 @@ impl Registry {
         let spec = GroupSpec {
             id: GroupId { topic_id: topic.id, partition: number },
             replica_id: own.id,
-            voters: replicas.iter().map(peer).collect(),
+            voters: partition.created_with.iter().map(peer).collect(),
             initialize: true,
         };
         let config = TopicConfig::stored(&topic.overrides);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use headwater_core::metadata::Topic;
 use headwater_core::topic_config::{TOPIC_CONFIGS, effective};
-use headwater_proto::types::Offset;
+use headwater_proto::types::{BrokerId, Offset};
 use headwater_proto::v1;
 use headwater_proto::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
@@ -38,8 +38,8 @@ impl AdminApi {
         let Ok(topic) = topic else {
             return v1::TopicMetadata { name, error, ..v1::TopicMetadata::default() };
         };
-        let partitions = topic.numbered().map(|(number, replicas)| {
-            let replicas: Vec<_> = replicas.iter().map(|replica| replica.broker.get()).collect();
+        let partitions = topic.numbered().map(|(number, partition)| {
+            let replicas: Vec<_> = partition.brokers().map(BrokerId::get).collect();
             let local = self.node.partition(&topic.name, number.get());
             let leader_epoch = local.as_ref().map_or(-1, |partition| partition.leader_epoch());
             let own = self.node.controller().broker_id().get();

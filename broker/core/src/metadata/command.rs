@@ -1,18 +1,32 @@
-//! Commands of the metadata group and their encoding: the value of a one-record batch.
+//! Commands of the metadata group: the value of a one-record batch.
 
 use bytes::Bytes;
 use headwater_proto::record::{Compression, RecordBatchBuilder, RecordError};
-use headwater_proto::types::{BrokerId, TimestampMs, TopicId};
+use headwater_proto::types::{BrokerId, PartitionId, ProducerId, ReplicaId, Term, TimestampMs, TopicId};
 
-use super::{Broker, wire};
+use super::{Broker, BrokerState, Replica, wire};
 use crate::machine::DecodeError;
 use crate::topic_config::Overrides;
 
 /// A change of the cluster. Whatever is random or timed was drawn by the controller that proposes it.
+///
+/// A topic id of [`TopicId::METADATA`] names the metadata group's own replicas, one for every broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// A broker started; replaces what was known under its id.
-    RegisterBroker(Broker),
+    /// A broker started; replaces what was known under its id. Repeated, it changes nothing.
+    RegisterBroker {
+        broker: Broker,
+        /// The replica id under which it was one of the metadata group's first voters; `None`: one is allocated.
+        metadata_replica: Option<ReplicaId>,
+    },
+    SetBrokerState {
+        id: BrokerId,
+        state: BrokerState,
+    },
+    /// Forgets a broker that holds nothing any more. Its data directory is never admitted again.
+    UnregisterBroker {
+        id: BrokerId,
+    },
     CreateTopic {
         id: TopicId,
         name: String,
@@ -37,12 +51,99 @@ pub enum Command {
     AllocateProducerIds {
         count: u32,
     },
+    /// Sets the brokers of a partition. A replica whose broker stays on the same data directory stays; the
+    /// others leave.
+    Reassign {
+        topic: TopicId,
+        partition: PartitionId,
+        /// The epoch of the assignment that this was decided on.
+        epoch: u32,
+        brokers: Vec<BrokerId>,
+    },
+    /// Gives up the copy of one replica: its broker begins another one, under a new replica id.
+    RebuildReplica {
+        topic: TopicId,
+        partition: PartitionId,
+        replica: ReplicaId,
+    },
+    /// The membership without those that leave is committed: they may delete their copies.
+    CompleteReassign {
+        topic: TopicId,
+        partition: PartitionId,
+        epoch: u32,
+        /// All that were leaving.
+        removed: Vec<ReplicaId>,
+    },
+    /// Goes on with one copy after a majority was lost for good, giving up what only the others had.
+    RecoverPartition {
+        topic: TopicId,
+        partition: PartitionId,
+        epoch: u32,
+        survivor: Survivor,
+        /// Higher than every term that a leader of the group was ever announced with.
+        above: Term,
+    },
+}
+
+/// With what a forced recovery goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Survivor {
+    Replica(ReplicaId),
+    /// No copy is left: an empty one on this broker.
+    Empty(BrokerId),
+}
+
+/// What a command that was accepted did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// An entry of Headwater's own, without effect on this state.
+    None,
+    BrokerRegistered {
+        /// Its replica of the metadata group.
+        metadata_replica: ReplicaId,
+    },
+    BrokerStateSet,
+    BrokerUnregistered,
+    TopicCreated,
+    TopicDeleted,
+    PartitionsCreated,
+    ConfigsAltered,
+    /// The ids from `first` on are the requester's.
+    ProducerIds {
+        first: ProducerId,
+        count: u32,
+    },
+    Reassigned {
+        epoch: u32,
+    },
+    ReplicaRebuilt {
+        replica: Replica,
+    },
+    ReassignCompleted,
+    PartitionRecovered {
+        replica: Replica,
+    },
+}
+
+impl Effect {
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        wire::effect::encode(self)
+    }
+
+    /// Reads an encoded effect.
+    ///
+    /// # Errors
+    /// Bytes of a newer version, or no effect at all.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        wire::effect::decode(bytes)
+    }
 }
 
 impl Command {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        wire::encode_command(self)
+        wire::command::encode(self)
     }
 
     /// Reads an encoded command.
@@ -50,7 +151,7 @@ impl Command {
     /// # Errors
     /// Bytes of a newer version, or no command at all.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        wire::decode_command(bytes)
+        wire::command::decode(bytes)
     }
 
     /// The overrides of a topic once this command altered them; unchanged by any other command.

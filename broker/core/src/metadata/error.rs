@@ -1,7 +1,7 @@
 //! Why a metadata command is refused.
 
 use headwater_proto::ErrorCode;
-use headwater_proto::types::{BrokerId, TopicId};
+use headwater_proto::types::{BrokerId, Incarnation, PartitionId, ReplicaId, TopicId};
 use thiserror::Error;
 
 use super::{PARTITIONS_PER_TOPIC_MAX, REPLICAS_MAX};
@@ -23,6 +23,8 @@ pub enum MetadataError {
     TopicIdInUse(TopicId),
     #[error("there is no topic with id {0}; it may have been deleted meanwhile")]
     UnknownTopicId(TopicId),
+    #[error("the topic has no partition {0}")]
+    UnknownPartition(PartitionId),
     #[error("a topic has from 1 to {PARTITIONS_PER_TOPIC_MAX} partitions, not {partitions}")]
     PartitionCount { partitions: usize },
     #[error("the topic has {found} partitions, not {expected}: somebody else added some; look again")]
@@ -34,6 +36,27 @@ pub enum MetadataError {
     ReplicationFactor { replicas: usize, brokers: usize },
     #[error("broker {0} is not registered")]
     UnknownBroker(BrokerId),
+    #[error("broker {0} is being removed: it takes no new replicas")]
+    BrokerLeaving(BrokerId),
+    #[error(
+        "broker {broker} still holds {replicas} replicas: move them away first, `streamctl node remove` does"
+    )]
+    BrokerHoldsReplicas { broker: BrokerId, replicas: usize },
+    #[error(
+        "data directory {incarnation} of broker {broker} was given up: another took its place, or the broker was \
+         removed; start with an empty --data-dir"
+    )]
+    RetiredIncarnation { broker: BrokerId, incarnation: Incarnation },
+    #[error("replica id {0} belongs to another broker or data directory")]
+    ReplicaIdInUse(ReplicaId),
+    #[error("replica {0} is not, or no longer, assigned on a known data directory")]
+    UnknownReplica(ReplicaId),
+    #[error("replica {0} is the only one: there is nobody to rebuild it from")]
+    OnlyReplica(ReplicaId),
+    #[error("the assignment was changed meanwhile (epoch {found}, not {expected}): look again")]
+    AssignmentChanged { expected: u32, found: u32 },
+    #[error("a reassignment is complete once all that leave have left")]
+    NotAllThatLeave,
     #[error("all producer ids are given out")]
     ProducerIdsExhausted,
 }
@@ -46,10 +69,19 @@ impl MetadataError {
             Self::Name(_) | Self::NameCollision { .. } => ErrorCode::InvalidTopic,
             Self::Config(_) => ErrorCode::InvalidConfig,
             Self::TopicExists(_) => ErrorCode::TopicAlreadyExists,
-            Self::UnknownTopicId(_) => ErrorCode::UnknownTopicOrPartition,
+            Self::UnknownTopicId(_) | Self::UnknownPartition(_) => ErrorCode::UnknownTopicOrPartition,
             Self::PartitionCount { .. } | Self::PartitionsChanged { .. } => ErrorCode::InvalidPartitions,
-            Self::ReplicationFactor { .. } | Self::UnknownBroker(_) => ErrorCode::InvalidReplicationFactor,
-            Self::TopicIdInUse(_) | Self::ProducerIdsExhausted => ErrorCode::UnknownServerError,
+            Self::ReplicationFactor { .. } => ErrorCode::InvalidReplicationFactor,
+            Self::UnknownBroker(_) | Self::BrokerLeaving(_) => ErrorCode::InvalidReplicaAssignment,
+            Self::RetiredIncarnation { .. }
+            | Self::BrokerHoldsReplicas { .. }
+            | Self::UnknownReplica(_)
+            | Self::OnlyReplica(_)
+            | Self::AssignmentChanged { .. }
+            | Self::NotAllThatLeave => ErrorCode::InvalidRequest,
+            Self::TopicIdInUse(_) | Self::ReplicaIdInUse(_) | Self::ProducerIdsExhausted => {
+                ErrorCode::UnknownServerError
+            }
         }
     }
 }

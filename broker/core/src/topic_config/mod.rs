@@ -40,8 +40,11 @@ pub enum ConfigError {
     Value { name: &'static str, value: String, expected: String },
     #[error("topic config {name} cannot be '{value}', only '{default}': {reason}")]
     Refused { name: &'static str, value: String, default: &'static str, reason: &'static str },
+    /// Waiting for more than a majority would promise what Raft does not wait for at a failover.
     #[error(
-        "min.insync.replicas {min} is more than the majority of {replicas} replicas that acknowledges a write"
+        "min.insync.replicas {min} is more than the majority of {replicas} replicas that acknowledges a write: \
+         a write is held by {} of them, always, and never waits for more",
+        replicas / 2 + 1
     )]
     MinInsync { min: i32, replicas: usize },
 }
@@ -84,11 +87,21 @@ impl TopicConfig {
             check(name, value)?;
         }
         let config = Self::stored(overrides);
-        let min = config.min_insync_replicas;
+        config.check_replicas(replicas)?;
+        Ok(config)
+    }
+
+    /// Whether a topic with these configs can have that many replicas. Even counts are as good as any: of 2,
+    /// both acknowledge a write, of 4, three.
+    ///
+    /// # Errors
+    /// A minimum that the majority of them does not reach.
+    pub const fn check_replicas(&self, replicas: usize) -> Result<(), ConfigError> {
+        let min = self.min_insync_replicas;
         if min as usize > replicas / 2 + 1 {
             return Err(ConfigError::MinInsync { min, replicas });
         }
-        Ok(config)
+        Ok(())
     }
 
     /// The configs of a stored topic, whose overrides were checked when they were set. A value that this
@@ -192,5 +205,17 @@ mod tests {
         let two = overrides(&[("min.insync.replicas", "2")]);
         assert_eq!(TopicConfig::resolve(&two, 1), Err(ConfigError::MinInsync { min: 2, replicas: 1 }));
         assert_eq!(TopicConfig::resolve(&two, 3).unwrap().min_insync_replicas, 2);
+        let three = overrides(&[("min.insync.replicas", "3")]);
+        assert_eq!(TopicConfig::resolve(&three, 3), Err(ConfigError::MinInsync { min: 3, replicas: 3 }));
+    }
+
+    #[test]
+    fn an_even_count_of_replicas_has_a_majority_like_any_other() {
+        for (replicas, majority) in [(2, 2), (4, 3), (6, 4)] {
+            let min = |min: i32| overrides(&[("min.insync.replicas", &min.to_string())]);
+            assert!(TopicConfig::resolve(&min(majority), replicas).is_ok());
+            let error = TopicConfig::resolve(&min(majority + 1), replicas).unwrap_err();
+            assert!(error.to_string().contains(&format!("held by {majority} of them")), "{error}");
+        }
     }
 }

@@ -74,6 +74,7 @@ const NOT_COMPACTED: &str = "log compaction is not implemented yet, so that it w
 const SEALED_BY_PRODUCERS: &str =
     "the broker stores batches exactly as their producer compressed them and never compresses itself";
 const FSYNCED: &str = "every acknowledged write is fsynced already; there is no weaker mode to tune";
+const NOT_CACHED: &str = "an acknowledged write is on stable storage of a majority; acknowledging what a power cut would lose is not offered";
 const NOT_TIERED: &str = "there is no remote storage tier";
 const NOT_THROTTLED: &str = "replication throttles are not implemented yet";
 const DENSE_INDEX: &str = "the index has one row for every batch and grows with its segment";
@@ -138,7 +139,7 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
     fixed("min.cleanable.dirty.ratio", "0.5", NOT_COMPACTED, "Share of uncompacted bytes at which compaction begins."),
     fixed("min.compaction.lag.ms", "0", NOT_COMPACTED, "Shortest time that a record stays uncompacted."),
     honoured(MIN_INSYNC_REPLICAS, "1", (1, i32::MAX as i64),
-        "Replicas that must hold a write before it is acknowledged. A majority always does; more is refused."),
+        "Replicas that must hold a write before it is acknowledged. A majority always does (2 of 2, 2 of 3, 3 of 4); more is refused."),
     fixed("preallocate", "false", "files grow ahead of the writer in steps, always", "Allocate a segment's file in full."),
     fixed("remote.log.copy.disable", "false", NOT_TIERED, "Stop copying to the remote tier."),
     fixed("remote.log.delete.on.disable", "false", NOT_TIERED, "Delete what is remote when tiering is disabled."),
@@ -153,5 +154,5 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
     honoured(SEGMENT_MS, "604800000", (1, i64::MAX), "Age at which a segment is closed even if it is not full, in ms."),
     fixed("unclean.leader.election.enable", "false", "a replica that lacks committed records is never elected",
         "Elect a replica that may lack acknowledged records."),
-    fixed("write.caching", "false", FSYNCED, "Redpanda's acknowledgement before fsync."),
+    fixed("write.caching", "false", NOT_CACHED, "Redpanda's acknowledgement before fsync."),
 ];

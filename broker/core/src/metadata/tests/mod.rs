@@ -1,9 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
+mod assignments;
+mod old_bytes;
+
 use headwater_proto::types::{LogIndex, Term, TimestampMs};
 use proptest::prelude::*;
 
 use super::*;
+use crate::topic_config::Overrides;
 
 fn broker(id: i32) -> Broker {
     Broker {
@@ -14,6 +18,7 @@ fn broker(id: i32) -> Broker {
         peer_address: format!("h{id}:9094"),
         rack: String::new(),
         version: "1".to_owned(),
+        state: BrokerState::Active,
     }
 }
 
@@ -40,10 +45,19 @@ fn apply(state: &mut MetadataState, command: &Command) -> Result<Effect, Metadat
         .unwrap()
 }
 
+fn register(state: &mut MetadataState, id: i32) {
+    let metadata_replica = Some(ReplicaId(id as u64));
+    apply(state, &Command::RegisterBroker { broker: broker(id), metadata_replica }).unwrap();
+}
+
 fn cluster() -> MetadataState {
     let mut state = MetadataState::default();
-    apply(&mut state, &Command::RegisterBroker(broker(1))).unwrap();
+    register(&mut state, 1);
     state
+}
+
+fn replicas_of(state: &MetadataState, topic: &str) -> Vec<Replica> {
+    state.topic(topic).unwrap().partitions.iter().flat_map(|p| p.replicas.clone()).collect()
 }
 
 #[test]
@@ -51,11 +65,11 @@ fn a_topic_created_again_under_its_name_is_another_one() {
     let mut state = cluster();
     assert_eq!(apply(&mut state, &create(7, "a", 2)), Ok(Effect::TopicCreated));
     assert_eq!(apply(&mut state, &create(8, "a", 2)), Err(MetadataError::TopicExists("a".to_owned())));
-    let first: Vec<_> = state.topic("a").unwrap().partitions.concat();
+    let first = replicas_of(&state, "a");
     apply(&mut state, &Command::DeleteTopic { id: TopicId([7; 16]) }).unwrap();
     assert_eq!(state.topic("a"), None);
     apply(&mut state, &create(8, "a", 2)).unwrap();
-    let second = state.topic("a").unwrap().partitions.concat();
+    let second = replicas_of(&state, "a");
     assert!(
         first.iter().all(|old| second.iter().all(|new| new.id != old.id)),
         "replica ids are never reused"
@@ -79,7 +93,7 @@ fn the_controller_refuses_what_kafka_refuses() {
         assignments: vec![vec![BrokerId(1), BrokerId(2)]],
         overrides: Overrides::new(),
     };
-    assert_eq!(code(&far), "INVALID_REPLICATION_FACTOR");
+    assert_eq!(code(&far), "INVALID_REPLICA_ASSIGNMENT");
     let alter = |name: &str, value: &str| Command::AlterConfigs {
         id: TopicId([7; 16]),
         changes: vec![(name.to_owned(), Some(value.to_owned()))],
@@ -104,21 +118,75 @@ fn blocks_of_producer_ids_do_not_overlap() {
     assert_eq!(apply(&mut state, &block), Ok(Effect::ProducerIds { first: ProducerId(1_000), count: 1_000 }));
 }
 
-fn any_command() -> impl Strategy<Value = Command> {
-    let id = (0_u8..4).prop_map(|seed| TopicId([seed; 16]));
-    let assignments = prop::collection::vec(prop::collection::vec((1_i32..4).prop_map(BrokerId), 0..3), 0..4);
+fn any_group() -> impl Strategy<Value = (TopicId, PartitionId)> {
+    let topic =
+        prop_oneof![4 => (0_u8..3).prop_map(|seed| TopicId([seed; 16])), 1 => Just(TopicId::METADATA)];
+    (topic, (0_i32..3).prop_map(PartitionId))
+}
+
+fn any_broker() -> impl Strategy<Value = BrokerId> + Clone {
+    (1_i32..5).prop_map(BrokerId)
+}
+
+fn any_replica() -> impl Strategy<Value = ReplicaId> + Clone {
+    prop_oneof![(1_u64..5), (1_000_u64..1_020)].prop_map(ReplicaId)
+}
+
+fn any_registration() -> impl Strategy<Value = Command> {
+    let state = prop_oneof![Just(BrokerState::Active), Just(BrokerState::Leaving)];
+    (any_broker(), 0_u8..3, state, prop::option::weighted(0.2, (1_u64..4).prop_map(ReplicaId))).prop_map(
+        |(id, disk, state, metadata_replica)| {
+            let incarnation = Incarnation([disk * 16 + id.get() as u8; 16]);
+            let broker = Broker { incarnation, state, ..broker(id.get()) };
+            Command::RegisterBroker { broker, metadata_replica }
+        },
+    )
+}
+
+fn any_topic_command() -> impl Strategy<Value = Command> {
+    let id = (0_u8..3).prop_map(|seed| TopicId([seed; 16]));
+    let assignments = prop::collection::vec(prop::collection::vec(any_broker(), 0..4), 0..4);
     let value = prop::option::of("[0-9]{1,4}");
     prop_oneof![
-        (1_i32..4).prop_map(|id| Command::RegisterBroker(broker(id))),
-        (id.clone(), "[ab._]{1,2}", assignments.clone()).prop_map(|(id, name, assignments)| {
+        4 => (id.clone(), "[ab._]{1,2}", assignments.clone()).prop_map(|(id, name, assignments)| {
             Command::CreateTopic { id, name, assignments, overrides: Overrides::new() }
         }),
-        id.clone().prop_map(|id| Command::DeleteTopic { id }),
-        (id.clone(), 0_usize..4, assignments)
+        1 => id.clone().prop_map(|id| Command::DeleteTopic { id }),
+        1 => (id.clone(), 0_usize..4, assignments)
             .prop_map(|(id, before, assignments)| { Command::CreatePartitions { id, before, assignments } }),
-        (id, prop::collection::vec(("retention.(ms|bytes)", value), 0..3))
+        1 => (id, prop::collection::vec(("retention.(ms|bytes)", value), 0..3))
             .prop_map(|(id, changes)| Command::AlterConfigs { id, changes }),
-        (1_u32..2_000).prop_map(|count| Command::AllocateProducerIds { count }),
+    ]
+}
+
+fn any_assignment_command() -> impl Strategy<Value = Command> {
+    let survivor =
+        prop_oneof![any_replica().prop_map(Survivor::Replica), any_broker().prop_map(Survivor::Empty),];
+    let epoch = 0_u32..4;
+    prop_oneof![
+        4 => (any_group(), epoch.clone(), prop::collection::vec(any_broker(), 0..4)).prop_map(
+            |((topic, partition), epoch, brokers)| Command::Reassign { topic, partition, epoch, brokers }),
+        2 => (any_group(), any_replica()).prop_map(
+            |((topic, partition), replica)| Command::RebuildReplica { topic, partition, replica }),
+        2 => (any_group(), epoch.clone(), prop::collection::vec(any_replica(), 0..3)).prop_map(
+            |((topic, partition), epoch, removed)| Command::CompleteReassign { topic, partition, epoch, removed }),
+        1 => (any_group(), epoch, survivor, 0_u64..9).prop_map(
+            |((topic, partition), epoch, survivor, above)| {
+                Command::RecoverPartition { topic, partition, epoch, survivor, above: Term(above) }
+            }),
+    ]
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let state =
+        prop_oneof![Just(BrokerState::Active), Just(BrokerState::Draining), Just(BrokerState::Leaving)];
+    prop_oneof![
+        4 => any_registration(),
+        1 => (any_broker(), state).prop_map(|(id, state)| Command::SetBrokerState { id, state }),
+        1 => any_broker().prop_map(|id| Command::UnregisterBroker { id }),
+        4 => any_topic_command(),
+        6 => any_assignment_command(),
+        1 => (1_u32..2_000).prop_map(|count| Command::AllocateProducerIds { count }),
     ]
 }
 
