@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 use headwater_core::{ApplyError, DecodeError, Entry, Machine, PartitionState, Stamp};
-use headwater_proto::record::{Compression, RecordBatchBuilder};
+use headwater_proto::record::{Compression, Limits, RecordBatch, RecordBatchBuilder};
 use headwater_proto::types::{BrokerId, GroupId, LogIndex, Offset, PartitionId, ReplicaId, Term, TopicId};
 use headwater_storage::data_dir::DataDir;
 use headwater_storage::disk::{Disk, SimDisk};
@@ -149,7 +149,7 @@ pub(super) fn blanks(term: u64, indexes: std::ops::Range<u64>) -> Vec<RaftEntry>
 }
 
 pub(super) fn proposal(term: u64, index: u64, stamp: Stamp, batch: Bytes) -> RaftEntry {
-    RaftEntry { log_id: raft_id(term, index), payload: Payload::Proposal(Proposal { stamp, batch }) }
+    RaftEntry { log_id: raft_id(term, index), payload: Payload::Proposal(Proposal::new(stamp, batch)) }
 }
 
 pub(super) fn stamp(term: u64, session: u64, n: u64) -> Stamp {
@@ -182,7 +182,7 @@ impl OneVoter {
         let n = if self.next.0 == term { self.next.1 } else { 0 };
         self.next = (term, n + 1);
         let stamp = Stamp { term, session: 0, n };
-        self.group.propose(Proposal { stamp, batch: batch(value) }).await.unwrap()
+        self.group.propose(Proposal::new(stamp, batch(value))).await.unwrap()
     }
 
     pub(super) async fn append(&mut self, value: &[u8]) -> Offset {
@@ -191,25 +191,27 @@ impl OneVoter {
 
     /// Every record's offset and value, as far as committed.
     pub(super) fn values(&self) -> Vec<Bytes> {
-        let log = self.group.log();
-        let high_watermark = self.group.progress().borrow().high_watermark;
-        let mut from = log.bounds().first_offset;
-        let mut values = Vec::new();
-        while from < high_watermark {
-            let slice = log.read(from, high_watermark, usize::MAX).unwrap();
-            let mut bytes = slice.bytes;
-            let limits = headwater_proto::record::Limits::default();
-            while let Some(batch) =
-                headwater_proto::record::RecordBatch::split_first(&mut bytes, &limits).unwrap()
-            {
-                for record in batch.records(&limits).unwrap() {
-                    values.push(record.unwrap().value.unwrap());
-                }
-            }
-            from = slice.next_offset;
-        }
-        values
+        values(&self.group).into_iter().map(|(_, value)| value).collect()
     }
+}
+
+/// Every committed record that the log still holds, by its offset.
+pub(super) fn values(group: &Group<PartitionState>) -> Vec<(Offset, Bytes)> {
+    let log = group.log();
+    let high_watermark = group.progress().borrow().high_watermark;
+    let limits = Limits::default();
+    let mut from = log.bounds().first_offset;
+    let mut values = Vec::new();
+    while from < high_watermark {
+        let slice = log.read(from, high_watermark, usize::MAX).unwrap();
+        let mut bytes = slice.bytes;
+        while let Some(batch) = RecordBatch::split_first(&mut bytes, &limits).unwrap() {
+            let records = batch.records(&limits).unwrap().map(|record| record.unwrap());
+            values.extend(records.map(|record| (Offset(record.offset), record.value.unwrap())));
+        }
+        from = slice.next_offset;
+    }
+    values
 }
 
 pub(super) async fn start(
