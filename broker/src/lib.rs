@@ -1,6 +1,8 @@
 //! The Headwater broker as a library: [`Broker::start`] runs one in the caller's runtime, on the
 //! caller's disk, clock, entropy and network. `ARCHITECTURE.md` is the map.
 
+#[allow(dead_code)]
+mod cluster;
 pub mod config;
 mod controller;
 pub mod env;
@@ -12,6 +14,7 @@ mod limits;
 mod listener;
 mod metrics;
 mod node;
+mod observe;
 mod partition;
 mod proposer;
 mod retention;
@@ -20,6 +23,7 @@ pub mod telemetry;
 
 pub use controller::IdentityError;
 pub use env::Env;
+pub use headwater_consensus::Observation;
 pub use limits::{MemoryPermit, MessageMemory};
 pub use node::{Node, NodeError};
 pub use server::{Addresses, Advertised, Broker, NodeContext, StartError};

@@ -212,7 +212,7 @@ impl Partition {
         self.group().shutdown().await;
     }
 
-    fn group(&self) -> &Arc<Group<PartitionState>> {
+    pub fn group(&self) -> &Arc<Group<PartitionState>> {
         self.proposer.group()
     }
 }
