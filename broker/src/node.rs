@@ -165,6 +165,7 @@ impl Node {
         topic: &str,
         partition: i32,
         records: Bytes,
+        acks: i32,
         known_epoch: i32,
         charge: Charge,
     ) -> Submission {
@@ -174,7 +175,7 @@ impl Node {
         });
         match ready {
             Ok(partition) => {
-                partition.submit(records, self.batch_limits(), self.env.clock.now(), charge).await
+                partition.submit(records, acks, self.batch_limits(), self.env.clock.now(), charge).await
             }
             Err(error) => Submission::refused(error),
         }

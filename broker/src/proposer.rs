@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
-use headwater_consensus::{Group, Health, Leadership, Pending, Proposal};
+use headwater_consensus::{Group, Health, Leadership, LocallyDurable, Pending, Proposal};
 use headwater_core::{Decision, Gate, Machine, Original, Refusal, Stamp};
 use headwater_proto::types::Offset;
 use tokio::sync::{OwnedMutexGuard, oneshot};
@@ -31,19 +31,47 @@ pub enum Receipt<R> {
     Applied(Offset),
     /// Its outcome, or its original's, comes here.
     Pending(oneshot::Receiver<Outcome<R>>),
+    /// As much, but the leader's own disk is enough of an answer.
+    Local { durable: LocallyDurable, pending: oneshot::Receiver<Outcome<R>> },
 }
 
 impl<R> Receipt<R> {
-    /// Waits for the outcome; `Err` of the offset for a duplicate that was applied before.
+    /// Waits for the outcome; `Err` of the offset where no more is known: for a duplicate that was applied before, and
+    /// for what is durable on the leader only.
     pub async fn outcome(self) -> Result<Result<R, Offset>, RequestError> {
         match self {
             Self::Applied(offset) => Ok(Err(offset)),
-            Self::Pending(answer) => match answer.await {
-                Ok(outcome) => outcome.map(Ok),
-                Err(_) => Err(RequestError::Unknown("the broker stopped".to_owned())),
-            },
+            Self::Pending(pending) => settled(pending).await,
+            Self::Local { durable, pending } => {
+                let mut pending = std::pin::pin!(settled(pending));
+                tokio::select! {
+                    biased;
+                    outcome = &mut pending => outcome,
+                    durable = durable => match durable {
+                        Ok(offset) => Ok(Err(offset)),
+                        // It was not stored as it is: its outcome says what became of it.
+                        Err(_) => pending.await,
+                    },
+                }
+            }
         }
     }
+}
+
+async fn settled<R>(pending: oneshot::Receiver<Outcome<R>>) -> Result<Result<R, Offset>, RequestError> {
+    match pending.await {
+        Ok(outcome) => outcome.map(Ok),
+        Err(_) => Err(RequestError::Unknown("the broker stopped".to_owned())),
+    }
+}
+
+/// What a proposer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Await {
+    /// That it is committed and applied.
+    Commit,
+    /// That it is durable on this broker. It may yet be lost: no decision on later batches may depend on it.
+    LocalDisk,
 }
 
 /// One proposal under way.
@@ -94,11 +122,12 @@ where
     pub async fn propose(
         self: &Arc<Self>,
         charge: Charge,
+        until: Await,
         decide: impl FnOnce(&mut Gate, &M) -> (Decision, Bytes),
     ) -> Result<Receipt<M::Reply>, RequestError> {
         let in_order = Arc::clone(&self.order).lock_owned().await;
         let leadership = self.check_leads()?;
-        let (answer, receipt) = oneshot::channel();
+        let (answer, pending) = oneshot::channel();
         let proposal = {
             let mut lead = self.lead();
             let gate = lead.gate(leadership);
@@ -106,14 +135,21 @@ where
             match decision {
                 Decision::Append(stamp) => {
                     lead.waiters.insert(stamp, vec![answer]);
-                    Proposal { stamp, batch }
+                    Proposal::new(stamp, batch)
                 }
                 Decision::Duplicate(Original::Applied(offset)) => return Ok(Receipt::Applied(offset)),
                 Decision::Duplicate(Original::InFlight(original)) => {
                     lead.wait_for(original, answer);
-                    return Ok(Receipt::Pending(receipt));
+                    return Ok(Receipt::Pending(pending));
                 }
                 Decision::Refuse(refusal) => return Err(refusal.into()),
+            }
+        };
+        let (proposal, receipt) = match until {
+            Await::Commit => (proposal, Receipt::Pending(pending)),
+            Await::LocalDisk => {
+                let (proposal, durable) = proposal.watched();
+                (proposal, Receipt::Local { durable, pending })
             }
         };
         let mut enqueued = Box::pin(Arc::clone(self).enqueue(in_order, proposal, charge));
@@ -122,7 +158,7 @@ where
             // Raft's queue is full. From here on the caller may go away, the proposal may not.
             Poll::Pending => tokio::spawn(enqueued).await.map_err(|_| RequestError::Stopping)??,
         }
-        Ok(Receipt::Pending(receipt))
+        Ok(receipt)
     }
 
     async fn enqueue(
@@ -153,7 +189,7 @@ where
         let decide = |gate: &mut Gate, _: &M| {
             (gate.control().map_or(Decision::Refuse(Refusal::Draining), Decision::Append), batch)
         };
-        self.propose(None, decide).await
+        self.propose(None, Await::Commit, decide).await
     }
 
     fn check_leads(&self) -> Result<Leadership, RequestError> {

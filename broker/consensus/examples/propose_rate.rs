@@ -51,7 +51,7 @@ async fn load(group: Arc<Group<PartitionState>>, in_flight: usize, until: Instan
     while Instant::now() < until {
         while under_way.len() < in_flight {
             let stamp = Stamp { term, session: 0, n };
-            under_way.push(group.propose(Proposal { stamp, batch: batch.clone() }).await.unwrap());
+            under_way.push(group.propose(Proposal::new(stamp, batch.clone())).await.unwrap());
             n += 1;
         }
         under_way.next().await.unwrap().unwrap();

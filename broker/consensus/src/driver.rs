@@ -179,7 +179,7 @@ impl<M: Machine> RaftStateMachine<Types<M::Reply>> for Driver<M> {
     {
         let mut runs = entries.ready_chunks(APPLY_RUN);
         while let Some(run) = runs.next().await {
-            self.0.apply_run(run)?;
+            self.0.apply_run(run).inspect_err(|error| self.0.shared.fail(error))?;
         }
         Ok(())
     }

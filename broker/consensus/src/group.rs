@@ -103,6 +103,10 @@ impl<M: Machine> Group<M> {
     /// Whether this replica leads, with everything of earlier terms applied.
     #[must_use]
     pub fn leadership(&self) -> Option<Leadership> {
+        // Raft learns of a failure of the store when it next looks.
+        if self.state.shared.failure.borrow().is_some() {
+            return None;
+        }
         let metrics = self.raft.as_ref()?.metrics();
         let term = {
             let metrics = metrics.borrow_watched();
@@ -223,8 +227,20 @@ impl<M: Machine> Group<M> {
         match &raft.metrics().borrow_watched().running_state {
             Err(openraft::errors::Fatal::Stopped) => Health::Stopped,
             Err(error) => Health::Failed(error.to_string()),
+            Ok(()) if let Some(reason) = &*self.state.shared.failure.borrow() => Health::Failed(reason.clone()),
             Ok(()) if *self.state.shared.appends.borrow() == AppendState::NoSpace => Health::NoSpace,
             Ok(()) => Health::Running,
+        }
+    }
+
+    /// Resolves, to the reason, once the replica has failed for good and takes part in its group no more; never when
+    /// it is shut down.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.state.shared.failure.subscribe();
+        let failed = failure.wait_for(Option::is_some).await.map(|reason| reason.clone());
+        match failed {
+            Ok(Some(reason)) => reason,
+            _ => std::future::pending().await,
         }
     }
 
@@ -238,6 +254,22 @@ impl<M: Machine> Group<M> {
             tracing::error!(group = %self.id, %error, "the group's task ended badly");
         }
         self.state.boundaries.finish().await;
+    }
+
+    /// Notes when Raft ends by itself: without a trace, if it panicked.
+    pub(crate) fn watch_end(&self) {
+        let Some(raft) = &self.raft else { return };
+        let (mut changes, last) = (raft.server_metrics(), raft.metrics());
+        let shared = Arc::clone(&self.state.shared);
+        tokio::spawn(async move {
+            while changes.changed().await.is_ok() {}
+            let ended = last.borrow_watched().running_state.clone();
+            match ended {
+                Err(openraft::errors::Fatal::Stopped) => {}
+                Err(error) => shared.fail(&error),
+                Ok(()) => shared.fail(&"Raft broke off"),
+            }
+        });
     }
 
     pub(crate) fn raft(&self) -> Result<&GroupRaft<M>, ConsensusError> {

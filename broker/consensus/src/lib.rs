@@ -38,7 +38,7 @@ pub use error::{ConsensusError, ProposeError};
 pub use group::{Group, Health, Leadership};
 pub use membership::{Follower, GroupMembership};
 pub use observe::Observation;
-pub use pending::{Committed, Pending};
+pub use pending::{Committed, LocallyDurable, Pending};
 pub use quiet::Quiet;
 pub use role::Role;
 pub use settings::RaftSettings;

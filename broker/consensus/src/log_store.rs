@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use headwater_core::ControlEntry;
 use headwater_core::gate::StampCheck;
-use headwater_proto::record::empty_control_batch;
+use headwater_proto::record::{BatchHeader, empty_control_batch};
 use headwater_proto::types::{GroupId, LogIndex, Offset, Term};
 use headwater_storage::data_dir::DataDir;
 use headwater_storage::log::{Log, LogError, LogId, NewEntry};
@@ -23,6 +23,7 @@ use tokio::time::{Duration, sleep};
 use crate::encoding::{decode_log_id, decode_vote, encode_log_id, encode_membership, encode_vote};
 use crate::error::ConsensusError;
 use crate::log_reader::LogReader;
+use crate::pending::LocalSignal;
 use crate::types::{Payload, RaftEntry, RaftLogId, RaftVote, Types, from_raft, from_raft_index, to_raft};
 
 /// Kinds of the facts that a group keeps in the journal.
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) log: Arc<Log>,
     pub(crate) data_dir: Arc<DataDir>,
     pub(crate) appends: watch::Sender<AppendState>,
+    /// Why the group cannot go on; set before Raft itself knows, and for good.
+    pub(crate) failure: watch::Sender<Option<String>>,
     /// One writer of tables at a time.
     pub(crate) tables: tokio::sync::Mutex<()>,
     vote: Mutex<Option<RaftVote>>,
@@ -76,11 +79,33 @@ impl Shared {
             group,
             log,
             appends: watch::Sender::new(AppendState::Open),
+            failure: watch::Sender::new(None),
             tables: tokio::sync::Mutex::new(()),
             vote: Mutex::new(vote),
             committed: Mutex::new(committed.and_then(to_raft)),
             data_dir,
         }))
+    }
+
+    /// From now on the group leads nothing any more, whatever Raft says until it stops.
+    pub(crate) fn fail(&self, reason: &dyn std::fmt::Display) {
+        let stopping = *self.appends.borrow() == AppendState::Stopping;
+        let failed = !stopping
+            && self.failure.send_if_modified(|failure| {
+                let first = failure.is_none();
+                if first {
+                    *failure = Some(reason.to_string());
+                }
+                first
+            });
+        if failed {
+            tracing::error!(group = %self.group, %reason, "the group failed");
+        }
+    }
+
+    /// Passes a result on to Raft, for which an error of the store is the end.
+    fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| self.fail(error))
     }
 
     pub(crate) fn vote(&self) -> Option<RaftVote> {
@@ -127,27 +152,33 @@ impl LogStore {
         }
     }
 
-    /// The batch that stands for an entry in the log.
-    fn batch(&mut self, entry: RaftEntry, term: Term) -> Bytes {
-        match entry.payload {
+    /// The batch that stands for an entry in the log, and who waits for it to be durable here.
+    fn batch(&mut self, entry: RaftEntry, term: Term) -> (Bytes, Option<LocalSignal>) {
+        let batch = match entry.payload {
             Payload::Blank => self.blank.clone(),
             Payload::Membership(membership) => {
                 let bytes = encode_membership(&membership);
                 empty_control_batch(&ControlEntry::Membership(bytes).encode())
             }
-            Payload::Proposal(proposal) if self.stamps.admit(proposal.stamp, term) => proposal.batch,
+            Payload::Proposal(proposal) if self.stamps.admit(proposal.stamp, term) => {
+                return (proposal.batch, proposal.local);
+            }
             Payload::Proposal(_) => self.void.clone(),
             Payload::Stored(stored) => stored.batch,
-        }
+        };
+        (batch, None)
     }
 
     /// Turns entries into batches; an error if they do not continue the log, or if a leader stamped
-    /// another offset than this log is about to.
-    fn convert(&mut self, entries: impl IntoIterator<Item = RaftEntry>) -> io::Result<Vec<NewEntry>> {
+    /// another offset than this log is about to. Beside them, who waits for which to be durable.
+    fn convert(
+        &mut self,
+        entries: impl IntoIterator<Item = RaftEntry>,
+    ) -> io::Result<(Vec<NewEntry>, Vec<Watched>)> {
         let bounds = self.shared.log.bounds();
         let mut next = bounds.last.map(|last| last.index.next());
         let mut next_offset = Some(bounds.next_offset);
-        let mut batches = Vec::new();
+        let (mut batches, mut watched) = (Vec::new(), Vec::new());
         for entry in entries {
             let id = from_raft(&entry.log_id);
             match next {
@@ -157,9 +188,11 @@ impl LogStore {
             }
             next = Some(id.index.next());
             next_offset = follow_offsets(&entry, next_offset)?;
-            batches.push(NewEntry { term: id.term, batch: self.batch(entry, id.term) });
+            let (batch, local) = self.batch(entry, id.term);
+            watched.extend(local.map(|signal| Watched { nth: batches.len(), signal }));
+            batches.push(NewEntry { term: id.term, batch });
         }
-        Ok(batches)
+        Ok((batches, watched))
     }
 
     /// Runs a write, again and again while the disk is full: an error would end the group, and with it the
@@ -194,6 +227,30 @@ impl LogStore {
             _ = stopping.wait_for(|state| *state == AppendState::Stopping) => Err(error),
             () = sleep(SPACE_RETRY) => Ok(()),
         }
+    }
+}
+
+/// A proposal whose proposer asked when it is durable here.
+struct Watched {
+    /// Its place among the entries of one append.
+    nth: usize,
+    signal: LocalSignal,
+}
+
+impl Watched {
+    /// The base offset of each, if the first of all `entries` begins at `first`.
+    fn placed(watched: Vec<Self>, entries: &[NewEntry], first: Offset) -> Vec<(Offset, LocalSignal)> {
+        let mut counted = 0;
+        let mut offset = first.get();
+        let mut placed = Vec::with_capacity(watched.len());
+        for Self { nth, signal } in watched {
+            for entry in &entries[counted..nth] {
+                offset += BatchHeader::read(&entry.batch).map_or(0, |header| header.offset_count());
+            }
+            counted = nth;
+            placed.push((Offset(offset), signal));
+        }
+        placed
     }
 }
 
@@ -251,14 +308,16 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
         // releases their acknowledgements. The vote lies in another file: the log must come first.
         let bounds = self.shared.log.bounds();
         if bounds.last.map(|last| last.index) > bounds.durable_index {
-            self.shared.log.flush().await?;
+            let flushed = self.shared.log.flush().await;
+            self.shared.noted(flushed)?;
         }
         let bytes = encode_vote(vote);
         let put = || {
             let stored = self.shared.data_dir.put(Some(self.shared.group), fact::VOTE, bytes.clone());
             async { Ok(stored.await?) }
         };
-        self.when_space(put).await?;
+        let stored = self.when_space(put).await;
+        self.shared.noted(stored)?;
         *self.shared.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(*vote);
         Ok(())
     }
@@ -277,20 +336,33 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
         I: IntoIterator<Item = RaftEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = self.convert(entries)?;
-        self.when_space(|| std::future::ready(self.shared.log.append(&entries).map(|_| ()))).await?;
-        self.shared.log.when_durable(Box::new(move |result| callback.io_completed(result)));
+        let converted = self.convert(entries);
+        let (entries, watched) = self.shared.noted(converted)?;
+        let watched = Watched::placed(watched, &entries, self.shared.log.bounds().next_offset);
+        let appended =
+            self.when_space(|| std::future::ready(self.shared.log.append(&entries).map(|_| ()))).await;
+        self.shared.noted(appended)?;
+        let shared = Arc::clone(&self.shared);
+        self.shared.log.when_durable(Box::new(move |result| {
+            let result = shared.noted(result);
+            if result.is_ok() {
+                watched.into_iter().for_each(|(offset, signal)| signal.send(offset));
+            }
+            callback.io_completed(result);
+        }));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
         let last = last.map(|id| from_raft_index(id.index));
-        self.shared.log.truncate_after(last).await.map_err(log_failed)
+        let truncated = self.shared.log.truncate_after(last).await.map_err(log_failed);
+        self.shared.noted(truncated)
     }
 
     async fn purge(&mut self, upto: RaftLogId) -> io::Result<()> {
         let upto = from_raft(&upto);
-        self.when_space(|| self.shared.log.purge(upto)).await
+        let purged = self.when_space(|| self.shared.log.purge(upto)).await;
+        self.shared.noted(purged)
     }
 }
 

@@ -1,12 +1,16 @@
-//! The answer to a proposal, when it comes.
+//! The answers to a proposal, when they come: that it is durable here, and that it was applied.
 
+use std::fmt;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use headwater_proto::types::Offset;
 use headwater_storage::log::LogId;
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader};
 use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::OneshotReceiverOf;
+use tokio::sync::oneshot;
 
 use crate::error::ProposeError;
 use crate::types::{Outcome, Types, from_raft};
@@ -17,6 +21,34 @@ pub struct Committed<R> {
     pub log_id: LogId,
     pub reply: R,
 }
+
+/// How a leader's log tells the proposer that its entry is durable there.
+#[derive(Clone)]
+pub(crate) struct LocalSignal(Arc<Mutex<Option<oneshot::Sender<Offset>>>>);
+
+impl fmt::Debug for LocalSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LocalSignal")
+    }
+}
+
+impl LocalSignal {
+    pub(crate) fn new() -> (Self, LocallyDurable) {
+        let (signal, durable) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some(signal)))), durable)
+    }
+
+    pub(crate) fn send(&self, base_offset: Offset) {
+        if let Some(signal) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Nobody listens any more where the client went away.
+            let _ = signal.send(base_offset);
+        }
+    }
+}
+
+/// Resolves to the base offset of a proposal once it is durable in its leader's log, which no other replica need hold:
+/// it may yet be lost with the leader. An error if it was not stored, or only as a void entry.
+pub type LocallyDurable = oneshot::Receiver<Offset>;
 
 /// Resolves when the proposal was applied, or never will be. Dropping it forgets the answer, not the proposal.
 pub struct Pending<R: Send + Sync + 'static> {

@@ -117,6 +117,7 @@ impl<M: Machine> Group<M> {
         let inbound = Inbound(Arc::downgrade(&group));
         group.host.replicas.insert(id, replica_id, Arc::new(inbound));
         group.watch_tail();
+        group.watch_end();
         Ok(group)
     }
 }

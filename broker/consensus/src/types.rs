@@ -20,6 +20,7 @@ use openraft::vote::RaftLeaderId;
 use openraft_rt_tokio::TokioRuntime;
 
 use crate::encoding::decode_membership;
+use crate::pending::{LocalSignal, LocallyDurable};
 
 /// tokio with entropy from one seed: what a group draws depends on its seed alone.
 pub(crate) type Runtime = DeterministicRng<TokioRuntime>;
@@ -49,6 +50,22 @@ pub struct Proposal {
     pub stamp: Stamp,
     /// One whole batch v2; the log stamps its base offset and leader epoch.
     pub batch: Bytes,
+    pub(crate) local: Option<LocalSignal>,
+}
+
+impl Proposal {
+    #[must_use]
+    pub const fn new(stamp: Stamp, batch: Bytes) -> Self {
+        Self { stamp, batch, local: None }
+    }
+
+    /// Has the leader's own log say when the batch is durable there.
+    #[must_use]
+    pub fn watched(mut self) -> (Self, LocallyDurable) {
+        let (signal, durable) = LocalSignal::new();
+        self.local = Some(signal);
+        (self, durable)
+    }
 }
 
 impl fmt::Display for Proposal {

@@ -92,7 +92,7 @@ impl Session {
             let bytes = part.records.len() as u64;
             let submission = self
                 .node
-                .submit(&part.topic, part.partition, part.records, part.leader_epoch, permit.clone())
+                .submit(&part.topic, part.partition, part.records, request.acks, part.leader_epoch, permit.clone())
                 .await;
             self.node.metrics().produced(bytes, submission.record_count);
             submitted.push((part.topic, part.partition, submission));

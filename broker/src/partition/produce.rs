@@ -11,7 +11,7 @@ use headwater_proto::types::{Offset, ProducerId, TimestampMs};
 
 use super::Partition;
 use crate::error::RequestError;
-use crate::proposer::{Charge, Receipt};
+use crate::proposer::{Await, Charge, Receipt};
 
 /// What the broker, as opposed to the topic, allows of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +45,8 @@ impl Submission {
         Self { receipts: Vec::new(), refused: Some(error), record_count: 0 }
     }
 
-    /// Waits until every batch is committed, durably, or known not to be.
+    /// Waits until every batch is committed, durably, or known not to be; where the producer asked for no more, until
+    /// it is durable here.
     pub async fn acknowledged(self) -> Acknowledged {
         let mut acknowledged = Acknowledged { base_offset: None, batches_appended: 0, error: None };
         for receipt in self.receipts {
@@ -71,6 +72,7 @@ impl Partition {
     pub async fn submit(
         &self,
         mut records: Bytes,
+        acks: i32,
         limits: BatchLimits,
         now: TimestampMs,
         charge: Charge,
@@ -83,7 +85,7 @@ impl Partition {
             let appended = match self.next_batch(&mut records, limits, now) {
                 Ok(batch) => {
                     submission.record_count += u64::try_from(batch.header().record_count).unwrap_or(0);
-                    self.append(batch, limits, charge.clone()).await
+                    self.append(batch, acks, limits, charge.clone()).await
                 }
                 Err(error) => Err(error),
             };
@@ -132,14 +134,20 @@ impl Partition {
     async fn append(
         &self,
         batch: RecordBatch,
+        acks: i32,
         limits: BatchLimits,
         charge: Charge,
     ) -> Result<Receipt<Applied>, RequestError> {
+        // A repeat of a producer's batch is told where the first one is: that must not change any more.
+        let until = match batch.header().producer_id {
+            ..0 if acks == 1 => Await::LocalDisk,
+            _ => Await::Commit,
+        };
         self.make_room_for_producer(ProducerId(batch.header().producer_id), limits.producers_max).await;
         let decide = |gate: &mut headwater_core::Gate, state: &PartitionState| {
             (gate.decide(&state.producers, batch.header()), batch.bytes().clone())
         };
-        self.proposer.propose(charge, decide).await
+        self.proposer.propose(charge, until, decide).await
     }
 
     /// Expires the longest silent producers when a new one would pass the bound.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Partition;
 use crate::error::RequestError;
+use crate::proposer::Await;
 
 /// What upkeep is told by the broker's configuration.
 #[derive(Debug, Clone, Copy)]
@@ -108,7 +109,7 @@ impl Partition {
             }
             None => (Decision::Refuse(Refusal::Draining), bytes::Bytes::new()),
         };
-        self.proposer.propose(None, decide).await?.outcome().await.map(|_| ())
+        self.proposer.propose(None, Await::Commit, decide).await?.outcome().await.map(|_| ())
     }
 
     /// Writes the tables when something was applied since they were written last.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::net::Net;
 use super::support::{GROUP, ROOT, batch, values};
 use crate::peer::Replicas;
-use crate::{Group, GroupHost, GroupSpec, Peer, Proposal, ProposeError, RaftSettings};
+use crate::{Group, GroupHost, GroupSpec, Peer, Pending, Proposal, ProposeError, RaftSettings};
 
 pub(crate) type Partition = Group<PartitionState>;
 
@@ -199,6 +199,28 @@ impl Cluster {
 
     /// Proposes one record to a broker and waits for the answer.
     pub(crate) async fn propose(&mut self, node: i32, value: &[u8]) -> Result<Offset, ProposeError> {
+        let answered = match self.enqueue(node, value).await {
+            Ok(pending) => pending.await.map(|committed| committed.reply.base_offset),
+            Err(error) => Err(error),
+        };
+        if answered.is_err() {
+            self.new_session();
+        }
+        answered
+    }
+
+    /// After a proposal that was refused, or may not have been appended.
+    pub(crate) fn new_session(&mut self) {
+        self.session.1 += 1;
+        self.session.2 = 0;
+    }
+
+    /// Proposes one record to a broker.
+    pub(crate) async fn enqueue(
+        &mut self,
+        node: i32,
+        value: &[u8],
+    ) -> Result<Pending<headwater_core::Applied>, ProposeError> {
         let group = Arc::clone(self.group(node));
         let Some(leadership) = group.leadership() else {
             return Err(ProposeError::NotLeader { leader: group.leader() });
@@ -209,15 +231,7 @@ impl Cluster {
         }
         let stamp = Stamp { term: *term, session: *session, n: *n };
         *n += 1;
-        let answered = match group.propose(Proposal { stamp, batch: batch(value) }).await {
-            Ok(pending) => pending.await.map(|committed| committed.reply.base_offset),
-            Err(error) => Err(error),
-        };
-        if answered.is_err() {
-            self.session.1 += 1;
-            self.session.2 = 0;
-        }
-        answered
+        group.propose(Proposal::new(stamp, batch(value))).await
     }
 
     /// Has whoever leads take a record, however long that takes.

@@ -106,7 +106,7 @@ async fn a_refused_proposal_followed_by_an_accepted_one_leaves_no_gap() {
     let term = voter.group.leadership().unwrap().term.get();
     let group = Arc::clone(&voter.group);
     let propose = async |term, session, n| {
-        let proposal = Proposal { stamp: stamp(term, session, n), batch: batch(b"another") };
+        let proposal = Proposal::new(stamp(term, session, n), batch(b"another"));
         group.propose(proposal).await.unwrap().await
     };
 
@@ -241,7 +241,7 @@ async fn a_full_disk_delays_what_was_taken_and_refuses_the_rest() {
     let taken = tokio::time::timeout(Duration::from_secs(5), &mut waiting).await;
     assert!(taken.is_err(), "there is no space for it");
     assert_eq!(voter.group.health(), Health::NoSpace);
-    let refused = Proposal { stamp: stamp(1, 0, 9), batch: batch(b"v") };
+    let refused = Proposal::new(stamp(1, 0, 9), batch(b"v"));
     assert_eq!(voter.group.propose(refused).await.err(), Some(ProposeError::NoSpace));
     assert_eq!(voter.values(), values(0..3), "reads go on");
 
@@ -408,7 +408,7 @@ async fn a_producer_whose_batch_was_lost_and_given_up_does_not_keep_its_group_fr
         let mut builder = RecordBatchBuilder::new(Compression::None, None);
         builder.append(1, None, Some(b"value"), &[]).unwrap();
         builder.set_producer(5, 0, n);
-        let proposal = Proposal { stamp: stamp(term, 0, n as u64), batch: builder.build().unwrap() };
+        let proposal = Proposal::new(stamp(term, 0, n as u64), builder.build().unwrap());
         let committed = voter.group.propose(proposal).await.unwrap().await.unwrap();
         lost = lost.or(Some(committed.log_id.index).filter(|_| n == 1));
     }
