@@ -1,0 +1,346 @@
+//! Several brokers' views, with groups that do what a test says, on a paused clock.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use headwater_consensus::{Follower, GroupMembership, Peer, Quiet};
+use headwater_proto::types::{Incarnation, LogIndex, PartitionId, ReplicaId, TopicId};
+use headwater_storage::log::LogId;
+use tokio::time::sleep;
+
+use super::*;
+
+const SETTINGS: ClusterSettings = ClusterSettings {
+    ping_interval: Duration::from_millis(200),
+    ping_timeout: Duration::from_millis(600),
+    quiesce_after: Some(Duration::from_secs(5)),
+};
+
+fn group_id(partition: i32) -> GroupId {
+    GroupId { topic_id: TopicId([5; 16]), partition: PartitionId(partition) }
+}
+
+/// A replica of a group on brokers 1, 2 and 3, whose replica ids are the broker ids.
+struct FakeGroup {
+    id: GroupId,
+    own: i32,
+    role: watch::Sender<Role>,
+    last: Mutex<LogId>,
+    /// What the followers hold less than the leader.
+    lag: Mutex<u64>,
+    quiet: AtomicBool,
+    /// Agrees when its leader says that the group is quiet.
+    may_rest: AtomicBool,
+    wakes: AtomicU32,
+}
+
+impl FakeGroup {
+    fn new(own: i32, partition: i32) -> Arc<Self> {
+        Arc::new(Self {
+            id: group_id(partition),
+            own,
+            role: watch::Sender::new(Role::default()),
+            last: Mutex::new(LogId { term: Term(1), index: LogIndex(1) }),
+            lag: Mutex::new(0),
+            quiet: AtomicBool::new(false),
+            may_rest: AtomicBool::new(true),
+            wakes: AtomicU32::new(0),
+        })
+    }
+
+    fn lead(&self, term: Option<u64>) {
+        self.role.send_replace(Role { leads: term.map(Term), ..Role::default() });
+    }
+
+    fn append(&self) {
+        let mut last = self.last.lock().unwrap();
+        last.index = last.index.next();
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl LocalGroup for FakeGroup {
+    fn id(&self) -> GroupId {
+        self.id
+    }
+
+    fn replica_id(&self) -> ReplicaId {
+        ReplicaId(self.own.unsigned_abs().into())
+    }
+
+    fn role(&self) -> Role {
+        *self.role.borrow()
+    }
+
+    async fn role_changed(&self, known: Role) -> Option<Role> {
+        let mut role = self.role.subscribe();
+        let found = *role.wait_for(|role| *role != known).await.ok()?;
+        Some(found)
+    }
+
+    fn membership(&self) -> GroupMembership {
+        let peer = |n: i32| Peer { broker_id: BrokerId(n), incarnation: Incarnation([1; 16]) };
+        let peers: BTreeMap<_, _> = (1..=3).map(|n: i32| (ReplicaId(n as u64), peer(n))).collect();
+        GroupMembership { configs: vec![peers.keys().copied().collect()], peers, committed: true }
+    }
+
+    fn followers(&self) -> BTreeMap<ReplicaId, Follower> {
+        let matched = LogIndex(self.last().index.get() - *self.lag.lock().unwrap());
+        let others = (1..=3).filter(|n| *n != self.own);
+        others.map(|n| (ReplicaId(n as u64), Follower { matched, last_heard: None })).collect()
+    }
+
+    fn last(&self) -> LogId {
+        *self.last.lock().unwrap()
+    }
+
+    fn all_applied(&self) -> bool {
+        true
+    }
+
+    fn quiet(&self) -> bool {
+        self.is_quiet()
+    }
+
+    async fn fall_quiet(&self) -> Option<Quiet> {
+        let term = self.role().leads?;
+        self.quiet.store(true, Ordering::SeqCst);
+        Some(Quiet { term, last: self.last() })
+    }
+
+    fn rest(&self, _: Term, last: LogId) -> bool {
+        let agrees = self.may_rest.load(Ordering::SeqCst) && last == self.last();
+        if agrees {
+            self.quiet.store(true, Ordering::SeqCst);
+        }
+        agrees
+    }
+
+    async fn wake(&self) {
+        if self.quiet.swap(false, Ordering::SeqCst) {
+            self.wakes.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Which brokers there are, and which links are cut, in one direction each.
+#[derive(Default)]
+struct Net {
+    brokers: Mutex<BTreeMap<BrokerId, (u64, Arc<Cluster>)>>,
+    cut: Mutex<BTreeSet<(i32, i32)>>,
+    announced: AtomicU32,
+}
+
+struct Link {
+    own: BrokerId,
+    boot: u64,
+    net: Arc<Net>,
+}
+
+#[async_trait]
+impl Pinger for Link {
+    async fn ping(&self, broker: BrokerId, ping: Ping, within: Duration) -> Option<Pong> {
+        sleep(Duration::from_millis(1)).await;
+        let count = ping.announcements.len() + ping.withdrawn.len();
+        self.net.announced.fetch_add(u32::try_from(count).unwrap(), Ordering::SeqCst);
+        let cut =
+            |from: BrokerId, to: BrokerId| self.net.cut.lock().unwrap().contains(&(from.get(), to.get()));
+        let target = self.net.brokers.lock().unwrap().get(&broker).map(|(_, cluster)| Arc::clone(cluster));
+        match target {
+            Some(target) if !cut(self.own, broker) => {
+                let pong = target.hear(self.own, self.boot, ping).unwrap();
+                if cut(broker, self.own) {
+                    sleep(within).await;
+                    return None;
+                }
+                Some(pong)
+            }
+            _ => {
+                sleep(within).await;
+                None
+            }
+        }
+    }
+}
+
+impl Net {
+    async fn boot(self: &Arc<Self>, own: i32, boot: u64) -> Arc<Cluster> {
+        let link = Link { own: BrokerId(own), boot, net: Arc::clone(self) };
+        let cluster = Cluster::new(BrokerId(own), SETTINGS, Arc::new(link));
+        let before = self.brokers.lock().unwrap().insert(BrokerId(own), (boot, Arc::clone(&cluster)));
+        if let Some((_, before)) = before {
+            before.stop().await;
+        }
+        cluster.know(&(1..=3).map(BrokerId).collect(), |_| true);
+        cluster.start();
+        cluster
+    }
+
+    async fn kill(&self, broker: i32) {
+        let killed = self.brokers.lock().unwrap().remove(&BrokerId(broker));
+        killed.unwrap().1.stop().await;
+    }
+}
+
+/// Three brokers, each with its replica of one group for each partition.
+async fn three(partitions: i32) -> (Arc<Net>, Vec<Arc<Cluster>>, Vec<Vec<Arc<FakeGroup>>>) {
+    let net = Arc::new(Net::default());
+    let (mut clusters, mut groups) = (Vec::new(), Vec::new());
+    for own in 1..=3 {
+        let cluster = net.boot(own, 100 + u64::try_from(own).unwrap()).await;
+        let replicas: Vec<_> = (0..partitions).map(|partition| FakeGroup::new(own, partition)).collect();
+        for replica in &replicas {
+            cluster.enlist(Arc::clone(replica) as Arc<dyn LocalGroup>);
+        }
+        clusters.push(cluster);
+        groups.push(replicas);
+    }
+    (net, clusters, groups)
+}
+
+async fn ms(ms: u64) {
+    sleep(Duration::from_millis(ms)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_is_known_everywhere_at_once() {
+    let (_net, clusters, groups) = three(1).await;
+    ms(450).await;
+    groups[0][0].lead(Some(4));
+    ms(20).await;
+    for cluster in &clusters {
+        let leader = cluster.leader(group_id(0)).unwrap();
+        assert_eq!((leader.broker, leader.term), (BrokerId(1), Term(4)));
+    }
+    groups[1][0].lead(Some(5));
+    ms(20).await;
+    for cluster in &clusters {
+        assert_eq!(cluster.leader(group_id(0)).unwrap().broker, BrokerId(2), "the highest term wins");
+    }
+    groups[0][0].lead(None);
+    groups[1][0].lead(None);
+    ms(20).await;
+    for cluster in &clusters {
+        assert_eq!(cluster.leader(group_id(0)), None);
+        assert_eq!(cluster.highest_term(group_id(0)), Term(5));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_sync_are_those_that_are_alive_and_caught_up() {
+    let (net, clusters, groups) = three(1).await;
+    groups[0][0].lead(Some(4));
+    ms(1_000).await;
+    assert_eq!(clusters[2].in_sync(group_id(0)), [1, 2, 3].map(BrokerId));
+    *groups[0][0].lag.lock().unwrap() = 1;
+    for _ in 0..60 {
+        groups[0][0].append();
+        ms(200).await;
+    }
+    assert_eq!(clusters[2].in_sync(group_id(0)), [1, 2, 3].map(BrokerId), "a step behind is in sync");
+    net.kill(2).await;
+    ms(1_000).await;
+    assert_eq!(clusters[2].in_sync(group_id(0)), [1, 3].map(BrokerId));
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_groups_rest_cost_nothing_and_wake_with_their_leader() {
+    let (net, _clusters, groups) = three(50).await;
+    for group in &groups[0] {
+        group.lead(Some(2));
+    }
+    ms(4_000).await;
+    assert!(!groups.iter().flatten().any(|group| group.is_quiet()));
+    ms(2_500).await;
+    assert!(groups.iter().flatten().all(|group| group.is_quiet()));
+    let said = net.announced.load(Ordering::SeqCst);
+    ms(60_000).await;
+    assert_eq!(net.announced.load(Ordering::SeqCst), said, "nothing changed, nothing is said");
+    assert!(groups.iter().flatten().all(|group| group.wakes.load(Ordering::SeqCst) == 0));
+
+    groups[0][7].append();
+    groups[0][7].wake().await;
+    ms(500).await;
+    assert!(!groups[1][7].is_quiet() && !groups[2][7].is_quiet());
+    assert_eq!(groups[1].iter().filter(|group| group.is_quiet()).count(), 49);
+    for own in [1, 2] {
+        groups[own][7].append();
+    }
+    ms(6_000).await;
+    assert!(groups.iter().flatten().all(|group| group.is_quiet()), "and rests again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn followers_of_a_dead_leader_wake_one_after_the_other() {
+    let (net, _clusters, groups) = three(2).await;
+    groups[0][0].lead(Some(2));
+    groups[0][1].lead(Some(2));
+    ms(7_000).await;
+    assert!(groups.iter().flatten().all(|group| group.is_quiet()));
+    net.kill(1).await;
+    ms(900).await;
+    let awake = groups[1..].iter().flatten().map(|group| !group.is_quiet());
+    assert_eq!(awake.collect::<Vec<_>>(), [true, false, false, true], "each group has another first one");
+    ms(400).await;
+    assert!(!groups[1..].iter().flatten().any(|group| group.is_quiet()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_its_leader_gave_up_wakes_though_the_broker_lives() {
+    let (_net, _clusters, groups) = three(1).await;
+    groups[0][0].lead(Some(2));
+    ms(7_000).await;
+    assert!(groups[1][0].is_quiet());
+    groups[0][0].lead(None);
+    ms(700).await;
+    assert!(!groups[1][0].is_quiet() && !groups[2][0].is_quiet());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_comes_back_wakes_the_groups_of_its_replicas() {
+    let (net, _clusters, groups) = three(1).await;
+    groups[0][0].lead(Some(2));
+    ms(7_000).await;
+    net.kill(3).await;
+    ms(2_000).await;
+    assert!(groups[0][0].is_quiet(), "a follower's death alone changes nothing");
+    let reborn = net.boot(3, 200).await;
+    let replica = FakeGroup::new(3, 0);
+    reborn.enlist(Arc::clone(&replica) as Arc<dyn LocalGroup>);
+    ms(500).await;
+    assert_eq!(groups[0][0].wakes.load(Ordering::SeqCst), 1);
+    assert_eq!(reborn.leader(group_id(0)).unwrap().broker, BrokerId(1));
+    ms(3_000).await;
+    assert!(groups[0][0].is_quiet() && replica.is_quiet(), "nothing was written: it rests again soon");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_cannot_rest_yet_is_asked_again() {
+    let (_net, _clusters, groups) = three(1).await;
+    groups[2][0].may_rest.store(false, Ordering::SeqCst);
+    groups[0][0].lead(Some(2));
+    ms(7_000).await;
+    assert!(groups[1][0].is_quiet() && !groups[2][0].is_quiet());
+    groups[2][0].may_rest.store(true, Ordering::SeqCst);
+    ms(300).await;
+    assert!(groups[2][0].is_quiet());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_broker_does_not_hear_the_announcement_the_leader_stays_awake() {
+    let (net, _clusters, groups) = three(1).await;
+    groups[0][0].lead(Some(2));
+    ms(1_000).await;
+    // Broker 3 hears broker 1, and its answers are lost: nobody knows what it knows.
+    net.cut.lock().unwrap().insert((3, 1));
+    ms(9_000).await;
+    assert!(!groups[0][0].is_quiet());
+    net.cut.lock().unwrap().clear();
+    ms(7_000).await;
+    assert!(groups[0][0].is_quiet());
+}
