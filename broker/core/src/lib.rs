@@ -12,6 +12,7 @@ pub mod machine;
 pub mod metadata;
 pub mod mutant;
 pub mod partition;
+pub mod placement;
 pub mod producer;
 pub mod topic_config;
 pub mod topic_name;
