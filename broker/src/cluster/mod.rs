@@ -30,6 +30,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::config::ClusterConfig;
+
 use announce::Announcement;
 use led::Led;
 use view::View;
@@ -46,6 +48,17 @@ pub struct ClusterSettings {
     pub ping_timeout: Duration,
     /// A group without writes for longer falls quiet; `None`: never.
     pub quiesce_after: Option<Duration>,
+}
+
+impl From<&ClusterConfig> for ClusterSettings {
+    fn from(config: &ClusterConfig) -> Self {
+        let quiesce_after = Duration::from_millis(config.quiesce_after_ms);
+        Self {
+            ping_interval: Duration::from_millis(config.ping_interval_ms),
+            ping_timeout: Duration::from_millis(config.ping_timeout_ms),
+            quiesce_after: (!quiesce_after.is_zero()).then_some(quiesce_after),
+        }
+    }
 }
 
 /// The way to other brokers.

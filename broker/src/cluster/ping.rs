@@ -3,18 +3,35 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use headwater_consensus::peer::Refusal;
+use headwater_consensus::transport::{NodeRequest, NodeResponse, PeerIdentity, Transport};
 use headwater_proto::types::{BrokerId, GroupId, LogIndex, PartitionId, ReplicaId, Term, TopicId};
 use headwater_proto::v1::{self, Ping, Pong};
 use headwater_storage::log::LogId;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::Cluster;
+use super::{Cluster, Pinger};
 use super::announce::{Announcement, Delta};
 use super::view::{DiskSpace, Shift};
 
 /// News wait so long for more of it.
 const NEWS_LINGER: Duration = Duration::from_millis(5);
+
+#[async_trait]
+impl Pinger for Transport {
+    async fn ping(&self, broker: BrokerId, ping: Ping, within: Duration) -> Option<Pong> {
+        match self.node_call(broker, NodeRequest::Ping(ping), within).await {
+            Ok(NodeResponse::Ping(pong)) => Some(pong),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::debug!(%broker, %error, "a ping was not answered");
+                None
+            }
+        }
+    }
+}
 
 impl Cluster {
     pub(super) async fn run_pings(self: Arc<Self>) {
@@ -54,13 +71,17 @@ impl Cluster {
         }
     }
 
-    /// Another broker pinged, from this boot of its.
+    /// Another broker pinged.
     ///
     /// # Errors
-    /// Words for a message that is none.
-    pub fn hear(self: &Arc<Self>, from: BrokerId, boot: u64, ping: Ping) -> Result<Pong, String> {
+    /// The message cannot be read.
+    pub fn hear(self: &Arc<Self>, from: &PeerIdentity, ping: Ping) -> Result<Pong, Refusal> {
         let disk = DiskSpace { total_bytes: ping.disk_total_bytes, free_bytes: ping.disk_free_bytes };
-        let delta = decode(ping)?;
+        let delta = decode(ping).map_err(Refusal::Malformed)?;
+        Ok(self.note_ping(from.broker_id, from.boot_id, delta, disk))
+    }
+
+    fn note_ping(self: &Arc<Self>, from: BrokerId, boot: u64, delta: Delta, disk: DiskSpace) -> Pong {
         let (shift, held_sequence) = {
             let mut inner = self.inner();
             let shift = inner.view.hear(from, boot, delta, Instant::now());
@@ -68,7 +89,7 @@ impl Cluster {
             (shift, inner.view.held_of(from))
         };
         self.follow(shift);
-        Ok(Pong { held_sequence })
+        Pong { held_sequence }
     }
 
     /// Does for the groups of this broker what follows from a change of the view.

@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use headwater_consensus::transport::PeerIdentity;
 use headwater_consensus::{Follower, GroupMembership, Peer, Quiet};
 use headwater_proto::types::{Incarnation, LogIndex, PartitionId, ReplicaId, TopicId};
 use headwater_storage::log::LogId;
@@ -142,6 +143,18 @@ struct Link {
     net: Arc<Net>,
 }
 
+impl Link {
+    fn identity(&self) -> PeerIdentity {
+        PeerIdentity {
+            broker_id: self.own,
+            incarnation: Incarnation([1; 16]),
+            boot_id: self.boot,
+            software_version: String::new(),
+            protocol: 1,
+        }
+    }
+}
+
 #[async_trait]
 impl Pinger for Link {
     async fn ping(&self, broker: BrokerId, ping: Ping, within: Duration) -> Option<Pong> {
@@ -153,7 +166,7 @@ impl Pinger for Link {
         let target = self.net.brokers.lock().unwrap().get(&broker).map(|(_, cluster)| Arc::clone(cluster));
         match target {
             Some(target) if !cut(self.own, broker) => {
-                let pong = target.hear(self.own, self.boot, ping).unwrap();
+                let pong = target.hear(&self.identity(), ping).unwrap();
                 if cut(broker, self.own) {
                     sleep(within).await;
                     return None;
