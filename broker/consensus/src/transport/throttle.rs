@@ -1,0 +1,106 @@
+//! The rate of recovery: what goes to replicas that are being built takes its turn at a token bucket, so that
+//! it leaves room for the traffic of clients.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU64;
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use headwater_proto::types::{GroupId, ReplicaId};
+use tokio::time::Instant;
+
+use crate::peer::{GroupRequest, Lane, RequestKind};
+
+/// What an idle bucket holds, in time at its rate.
+const BURST: Duration = Duration::from_millis(100);
+
+/// One token bucket for all that this broker sends to replicas that are catching up.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    rate: RwLock<Option<NonZeroU64>>,
+    /// When the bucket is empty no more. Held while waiting, which makes the queue fair.
+    ready_at: tokio::sync::Mutex<Instant>,
+    catching_up: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
+}
+
+impl Throttle {
+    pub(super) fn new(bytes_per_second: Option<NonZeroU64>) -> Self {
+        Self {
+            rate: RwLock::new(bytes_per_second),
+            ready_at: tokio::sync::Mutex::new(Instant::now()),
+            catching_up: Mutex::default(),
+        }
+    }
+
+    pub(super) fn set_rate(&self, bytes_per_second: Option<NonZeroU64>) {
+        *self.rate.write().unwrap_or_else(PoisonError::into_inner) = bytes_per_second;
+    }
+
+    pub(super) fn mark(&self, group: GroupId, replica: ReplicaId, catching_up: bool) {
+        let mut marked = self.catching_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if catching_up {
+            marked.insert((group, replica));
+        } else {
+            marked.remove(&(group, replica));
+        }
+    }
+
+    /// Waits for the turn of a request, if it is recovery. What is larger than the bucket goes as one, and the
+    /// next waits for longer.
+    pub(super) async fn wait(&self, lane: Lane, request: &GroupRequest) {
+        let recovery = match lane {
+            Lane::Control => false,
+            Lane::Append => request.kind == RequestKind::Append && self.is_marked(request),
+            Lane::Snapshot => true,
+        };
+        let rate = *self.rate.read().unwrap_or_else(PoisonError::into_inner);
+        let (true, Some(rate)) = (recovery, rate) else { return };
+        let mut ready_at = self.ready_at.lock().await;
+        tokio::time::sleep_until(*ready_at).await;
+        let earned_since = Instant::now().checked_sub(BURST).unwrap_or(*ready_at);
+        let takes = Duration::from_secs_f64(request.body.len() as f64 / rate.get() as f64);
+        *ready_at = (*ready_at).max(earned_since) + takes;
+    }
+
+    fn is_marked(&self, request: &GroupRequest) -> bool {
+        let marked = self.catching_up.lock().unwrap_or_else(PoisonError::into_inner);
+        marked.contains(&(request.group, request.target))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::peer::Body;
+
+    fn append(target: u64, len: usize) -> GroupRequest {
+        let body = Body::from(Bytes::from(vec![0; len]));
+        let (group, from) = (GroupId::METADATA, ReplicaId(1));
+        GroupRequest { group, from, target: ReplicaId(target), kind: RequestKind::Append, body }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_recovery_waits_and_keeps_to_its_rate() {
+        let throttle = Throttle::new(NonZeroU64::new(1_000_000));
+        throttle.mark(GroupId::METADATA, ReplicaId(2), true);
+        let start = Instant::now();
+        throttle.wait(Lane::Append, &append(3, 50_000_000)).await;
+        throttle.wait(Lane::Control, &append(2, 50_000_000)).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        for _ in 0..20 {
+            throttle.wait(Lane::Append, &append(2, 500_000)).await;
+            throttle.wait(Lane::Snapshot, &append(3, 500_000)).await;
+        }
+        let took = start.elapsed().as_millis();
+        assert!((19_000..=20_000).contains(&took), "20 MB at 1 MB/s took {took} ms");
+        throttle.mark(GroupId::METADATA, ReplicaId(2), false);
+        let caught_up = Instant::now();
+        throttle.wait(Lane::Append, &append(2, 500_000)).await;
+        assert_eq!(caught_up.elapsed(), Duration::ZERO);
+        throttle.set_rate(None);
+        throttle.wait(Lane::Snapshot, &append(2, 500_000)).await;
+        assert_eq!(caught_up.elapsed(), Duration::ZERO);
+    }
+}
