@@ -82,6 +82,19 @@ fn describe() {
     describe_counter!("headwater_produced_records_total", "Records in valid batches received from producers");
     describe_histogram!("headwater_produce_seconds", "From a produce request to its last acknowledgement");
     describe_counter!("headwater_fetched_bytes_total", "Record bytes sent to consumers");
+    describe_counter!("headwater_peer_calls_total", "Calls to other brokers, by lane");
+    describe_counter!(
+        "headwater_peer_call_failures_total",
+        "Calls to other brokers that brought no answer, by lane and reason"
+    );
+    describe_counter!("headwater_peer_requests_total", "Requests of other brokers, by lane");
+    describe_counter!("headwater_peer_sent_bytes_total", "Bytes of calls to other brokers, by lane");
+    describe_counter!("headwater_peer_received_bytes_total", "Bytes of requests of other brokers, by lane");
+    describe_counter!("headwater_peer_connects_total", "Connections opened to other brokers, by lane");
+    describe_counter!(
+        "headwater_peer_disconnects_total",
+        "Connections to other brokers, and attempts at one, that ended, by lane and reason"
+    );
     describe_counter!(
         "headwater_request_errors_total",
         "Partitions of requests answered with an error, by code"

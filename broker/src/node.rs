@@ -71,7 +71,7 @@ impl Node {
     /// The data directory cannot be used, or the metadata in it. A partition that cannot be used is no
     /// error: it answers with its reason.
     pub async fn start(context: NodeContext) -> Result<Arc<Self>, NodeError> {
-        let NodeContext { config, env, advertised, drain } = context;
+        let NodeContext { config, env, advertised, drain, .. } = context;
         let mut draw = || env.entropy.next_u64();
         let disk = Arc::clone(&env.disk);
         let data_dir = Box::pin(DataDir::open(disk, &config.broker.data_dir, &mut draw)).await?;

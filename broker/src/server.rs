@@ -1,15 +1,23 @@
 //! The broker as a whole: start, addresses, stop.
 //!
-//! Invariants: every address is bound before the data directory is opened, and nothing is answered on
-//! the protocols until the node is up (connections queue meanwhile; only HTTP answers, "starting");
-//! a stop ends requests before it closes the log, and returns with everything durable.
+//! Invariants: every address is bound before the data directory is opened, and nothing is answered to
+//! clients until the node is up (connections queue meanwhile; HTTP answers "starting", and other brokers are
+//! answered from the first moment: the node may need them to come up); a stop ends requests of clients before it
+//! closes the log, those of other brokers after, and returns with everything durable.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use headwater_consensus::peer::Replicas;
+use headwater_consensus::transport::{
+    AddressBook, Dialer, LocalBroker, PeerStream, Transport, TransportSettings,
+};
+use headwater_proto::types::BrokerId;
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,16 +25,20 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::config::{Config, HostPort};
-use crate::env::{Env, Listener};
+use crate::env::{Env, Listener, Network};
 use crate::grpc;
 use crate::http::{HttpProtocol, Subject};
 use crate::limits::{ConnectionLimits, MemoryBudget};
-use crate::listener::{AcceptLoop, GrpcProtocol, Protocol, Stop, Unserved};
+use crate::listener::{AcceptLoop, GrpcProtocol, PeerProtocol, Protocol, Stop, Unserved};
 use crate::metrics::{self, Exposition};
 use crate::node::{Node, NodeError};
 
 /// How long requests that were cut off may take to notice.
 const CUT_GRACE: Duration = Duration::from_secs(1);
+/// Connections of other brokers, three from each: apart from those of clients, so that no client keeps a broker out.
+const PEER_CONNECTIONS_MAX: usize = 1_024;
+/// What surrounds a batch between brokers, beyond what a client may send.
+const PEER_OVERHEAD_BYTES: usize = 1 << 20;
 
 /// Why a broker does not start.
 #[derive(Debug, Error)]
@@ -61,6 +73,8 @@ pub struct NodeContext {
     pub config: Arc<Config>,
     pub env: Env,
     pub advertised: Advertised,
+    /// To the other brokers. It serves already, and asks the node once the node says who it is.
+    pub transport: Transport,
     /// Cancelled when the broker stops: streams that would go on for ever end then, after answering
     /// what they have read.
     pub drain: CancellationToken,
@@ -72,9 +86,13 @@ pub struct Broker {
     status: Arc<Status>,
     addresses: Addresses,
     config: Arc<Config>,
-    /// Of the listeners for clients and peers.
+    transport: Transport,
+    /// Of the listeners for clients.
     stop: Stop,
     tasks: TaskTracker,
+    /// Other brokers are answered until the node has stopped: it hands its leaderships over first.
+    peer_stop: Stop,
+    peer_tasks: TaskTracker,
     /// HTTP outlives the others, to tell of the drain.
     http_stop: Stop,
     http_tasks: TaskTracker,
@@ -114,16 +132,32 @@ impl Broker {
         http_tasks.spawn(serve_http.run());
         http_tasks.spawn(upkeep(http_stop.drain.clone()));
 
+        let advertised = addresses.advertised(&config);
+        let transport = transport(&config, &env, &advertised);
+        let (peer_stop, peer_tasks) = (Stop::default(), TaskTracker::new());
+        let serve_peers = AcceptLoop {
+            name: "peer",
+            listener: bound.peer,
+            protocol: Arc::new(PeerProtocol::new(transport.clone())),
+            limits: ConnectionLimits::new(PEER_CONNECTIONS_MAX, PEER_CONNECTIONS_MAX),
+            stop: peer_stop.clone(),
+            tasks: peer_tasks.clone(),
+        };
+        peer_tasks.spawn(serve_peers.run());
+
         let (stop, tasks) = (Stop::default(), TaskTracker::new());
         let context = NodeContext {
             config: config.clone(),
             env,
-            advertised: addresses.advertised(&config),
+            advertised,
+            transport: transport.clone(),
             drain: stop.drain.clone(),
         };
         let node = match Node::start(context).await {
             Ok(node) => node,
             Err(error) => {
+                transport.close().await;
+                finish(&peer_stop, &peer_tasks, Duration::ZERO).await;
                 finish(&http_stop, &http_tasks, Duration::ZERO).await;
                 return Err(error.into());
             }
@@ -131,10 +165,9 @@ impl Broker {
         let grpc =
             GrpcProtocol::new(grpc::routes(&node), config.clone(), status.memory.clone(), tasks.clone());
         let limits = ConnectionLimits::new(config.connections.total_max, config.connections.per_ip_max);
-        let served: [(_, _, Arc<dyn Protocol>); 3] = [
+        let served: [(_, _, Arc<dyn Protocol>); 2] = [
             ("grpc", bound.grpc, Arc::new(grpc)),
             ("kafka", bound.kafka, Arc::new(Unserved { protocol: "the Kafka protocol" })),
-            ("peer", bound.peer, Arc::new(Unserved { protocol: "other brokers" })),
         ];
         for (name, listener, protocol) in served {
             let accept = AcceptLoop {
@@ -149,7 +182,19 @@ impl Broker {
         }
         status.serving(node.clone());
         announce(&config, &addresses, started);
-        Ok(Self { node, status, addresses, config, stop, tasks, http_stop, http_tasks })
+        Ok(Self {
+            node,
+            status,
+            addresses,
+            config,
+            transport,
+            stop,
+            tasks,
+            peer_stop,
+            peer_tasks,
+            http_stop,
+            http_tasks,
+        })
     }
 
     /// The addresses in use.
@@ -177,8 +222,38 @@ impl Broker {
             );
         }
         self.node.shutdown().await;
+        // Whoever asks now asks a replica that has stopped.
+        self.transport.close().await;
+        finish(&self.peer_stop, &self.peer_tasks, Duration::ZERO).await;
         finish(&self.http_stop, &self.http_tasks, Duration::ZERO).await;
         info!(took_ms = millis(started), "stopped");
+    }
+}
+
+fn transport(config: &Config, env: &Env, advertised: &Advertised) -> Transport {
+    let settings = TransportSettings {
+        message_bytes_max: config.requests.message_bytes_max + PEER_OVERHEAD_BYTES,
+        recovery_bytes_per_second: NonZeroU64::new(config.cluster.recovery_bytes_per_second),
+        ..TransportSettings::default()
+    };
+    let local = LocalBroker {
+        broker_id: BrokerId(config.broker.node_id),
+        boot_id: env.entropy.next_u64(),
+        peer_address: advertised.peer.to_string(),
+        software_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let dialer = Arc::new(NetworkDialer(Arc::clone(&env.network)));
+    let (addresses, replicas) = (Arc::<AddressBook>::default(), Arc::<Replicas>::default());
+    Transport::new(settings, local, dialer, addresses, replicas, env.entropy.next_u64())
+}
+
+/// Opens connections to other brokers through the injected network.
+struct NetworkDialer(Arc<dyn Network>);
+
+#[async_trait]
+impl Dialer for NetworkDialer {
+    async fn connect(&self, address: &str) -> io::Result<Box<dyn PeerStream>> {
+        Ok(Box::new(self.0.connect(address).await?))
     }
 }
 

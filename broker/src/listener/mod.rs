@@ -7,6 +7,7 @@ mod connection;
 mod grpc;
 mod limiter;
 mod metered;
+mod peer;
 mod preface;
 mod unserved;
 
@@ -22,6 +23,7 @@ use tracing::{debug, warn};
 pub use connection::{Activity, Ended, Graceful, drive};
 pub use grpc::GrpcProtocol;
 pub use limiter::LogLimiter;
+pub use peer::PeerProtocol;
 pub use unserved::Unserved;
 
 use crate::env::{BoxedStream, Listener};
