@@ -1,6 +1,9 @@
 //! What a harness that runs the broker in its own process may look at.
 
-use headwater_consensus::Observation;
+use headwater_consensus::{Group, Observation};
+use headwater_core::Machine;
+use headwater_proto::types::GroupId;
+use headwater_storage::log::LogId;
 
 use crate::node::Node;
 
@@ -10,6 +13,21 @@ impl Node {
     pub fn observe(&self) -> Vec<Observation> {
         let partitions = self.registry().open_partitions();
         let metadata = self.controller().group().observe();
-        std::iter::once(metadata).chain(partitions.iter().map(|partition| partition.group().observe())).collect()
+        std::iter::once(metadata)
+            .chain(partitions.iter().map(|partition| partition.group().observe()))
+            .collect()
     }
+
+    /// What each replica built from the entries up to the one named: equal on all brokers.
+    #[must_use]
+    pub fn states(&self) -> Vec<(GroupId, LogId, Vec<u8>)> {
+        let partitions = self.registry().open_partitions();
+        let metadata = state(self.controller().group());
+        std::iter::once(metadata).chain(partitions.iter().map(|partition| state(partition.group()))).collect()
+    }
+}
+
+fn state<M: Machine>(group: &Group<M>) -> (GroupId, LogId, Vec<u8>) {
+    let (applied, state) = group.encoded_state();
+    (group.id(), applied, state)
 }

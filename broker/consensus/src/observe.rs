@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use headwater_core::Machine;
 use headwater_proto::types::{GroupId, ReplicaId, Term};
-use headwater_storage::log::Log;
+use headwater_storage::log::{Log, LogId};
 use openraft::async_runtime::watch::WatchReceiver;
 
 use crate::applied::Progress;
@@ -33,6 +33,13 @@ pub struct Observation {
 }
 
 impl<M: Machine> Group<M> {
+    /// The applied state, encoded, and the last entry that it holds: equal where replicas applied the same.
+    #[must_use]
+    pub fn encoded_state(&self) -> (LogId, Vec<u8>) {
+        let applied = self.state.applied();
+        (applied.log_id(), applied.machine.encode())
+    }
+
     /// What this replica is at the moment.
     #[must_use]
     pub fn observe(&self) -> Observation {
