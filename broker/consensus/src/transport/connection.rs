@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{CONTENT_TYPE, HeaderValue, TE};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -106,10 +107,18 @@ impl Connection {
             let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
             exchange(Deframer::new(accepted(response)?)).await
         };
+        let mut driver = std::pin::pin!(driver);
         tokio::select! {
             biased;
-            result = converse => result,
-            ended = driver => Err(match ended {
+            result = converse => match result {
+                // The stream does not know why its connection is gone.
+                Err(status) if status.code() == Code::Unavailable => match driver.now_or_never() {
+                    Some(Err(error)) if error.is_timeout() => Err(lost(&error)),
+                    _ => Err(status),
+                },
+                result => result,
+            },
+            ended = driver.as_mut() => Err(match ended {
                 Ok(()) => Status::unavailable("the connection was closed"),
                 Err(error) => lost(&error),
             }),
@@ -158,7 +167,6 @@ pub(super) fn ended(stream: &Deframer<Incoming>) -> Status {
 impl From<FrameError> for Status {
     fn from(error: FrameError) -> Self {
         match error {
-            FrameError::Silent => Self::deadline_exceeded(error.to_string()),
             FrameError::Broken(_) | FrameError::Truncated => Self::unavailable(error.to_string()),
             FrameError::Compressed | FrameError::TooLong { .. } | FrameError::Malformed(_) => {
                 Self::invalid_argument(error.to_string())

@@ -39,8 +39,6 @@ const COPIED_BYTES_MAX: usize = 1_024;
 pub(super) enum FrameError {
     #[error("the connection broke: {0}")]
     Broken(String),
-    #[error("the connection fell silent")]
-    Silent,
     #[error("the stream ends within a message")]
     Truncated,
     #[error("a compressed message")]
@@ -225,7 +223,7 @@ pub(super) struct Deframer<B> {
 impl<B> Deframer<B>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error + 'static,
+    B::Error: std::error::Error,
 {
     pub(super) const fn new(body: B) -> Self {
         Self { body, chunk: Bytes::new(), trailers: None }
@@ -278,7 +276,7 @@ where
             let frame = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
             match frame {
                 None => return Ok(false),
-                Some(Err(error)) => return Err(broken(&error)),
+                Some(Err(error)) => return Err(FrameError::Broken(in_words(&error))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.chunk = data,
                     Err(frame) => self.trailers = frame.into_trailers().ok(),
@@ -287,13 +285,6 @@ where
         }
         Ok(true)
     }
-}
-
-fn broken(error: &(dyn std::error::Error + 'static)) -> FrameError {
-    if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
-        return FrameError::Silent;
-    }
-    FrameError::Broken(in_words(error))
 }
 
 /// An error and what caused it: hyper's own text says no more than "http2 error".

@@ -193,8 +193,14 @@ impl Link {
         }
         let cost = (len + CALL_OVERHEAD_BYTES).min(self.settings.queue_bytes);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(cost).await;
-        let room = room.map_err(|_| unreachable("this broker stops".to_owned()))?;
+        // Tried first: a task that has used up its budget would be made to wait here while later calls pass.
+        let room = match Arc::clone(&self.room).try_acquire_many_owned(cost) {
+            Ok(room) => room,
+            Err(_) => {
+                let room = Arc::clone(&self.room).acquire_many_owned(cost).await;
+                room.map_err(|_| unreachable("this broker stops".to_owned()))?
+            }
+        };
         let correlation = self.correlation.fetch_add(1, Ordering::Relaxed);
         let item = encode(correlation);
         self.metrics.sent_bytes.increment(item.len() as u64);
