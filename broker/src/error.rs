@@ -8,7 +8,7 @@ use headwater_core::Refusal;
 use headwater_core::metadata::MetadataError;
 use headwater_proto::ErrorCode;
 use headwater_proto::record::RecordError;
-use headwater_proto::types::{Offset, TimestampMs};
+use headwater_proto::types::{BrokerId, Offset, TimestampMs};
 use headwater_proto::v1;
 use headwater_storage::log::LogError;
 use thiserror::Error;
@@ -30,6 +30,21 @@ pub enum RequestError {
     UnknownEpoch { known: i32, current: i32 },
     #[error("offset {offset} is not in the partition, which holds {log_start} to below {high_watermark}")]
     OffsetOutOfRange { offset: i64, log_start: Offset, high_watermark: Offset },
+    #[error(
+        "offset {offset} is not known to be committed at this replica, which does not lead and knows of all below \
+         {high_watermark}; ask the leader, or retry"
+    )]
+    NotCommittedHere { offset: i64, high_watermark: Offset },
+    #[error("too few replicas of the partition answer; retry")]
+    NoQuorum,
+    #[error("the partition has no leader at the moment, as far as this broker knows; retry")]
+    NoLeader,
+    #[error("{0}")]
+    NotEnoughBrokers(String),
+    #[error("an earlier change of the partition's replicas is under way; retry when it is done")]
+    ChangeInProgress,
+    #[error("it was not done in time; the partition goes on as before")]
+    Late,
     #[error("acks {0} is not one of -1 (all), 1 (leader) and 0 (none)")]
     InvalidAcks(i32),
     #[error("the request names {found} {what}, the limit of this broker is {limit}; split it")]
@@ -73,6 +88,19 @@ pub enum RequestError {
     NotFinished { timeout_ms: u64 },
     #[error("the broker is stopping")]
     Stopping,
+    #[error("nobody leads the metadata of the cluster at the moment, as far as this broker knows; retry")]
+    NoMetadataLeader,
+    #[error("the broker that leads the metadata of the cluster cannot be asked: {0}")]
+    Unreachable(String),
+    #[error(
+        "broker {0} is there with another data directory: stop that one first, or give this one another node_id"
+    )]
+    BrokerIdInUse(BrokerId),
+    #[error("the change is made, but this broker has not learned of it in time")]
+    Lagging,
+    /// Another broker decided, in its own words.
+    #[error("{message}")]
+    Elsewhere { code: ErrorCode, message: String },
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -87,6 +115,11 @@ impl RequestError {
             Self::FencedEpoch { .. } => ErrorCode::FencedLeaderEpoch,
             Self::UnknownEpoch { .. } => ErrorCode::UnknownLeaderEpoch,
             Self::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+            Self::NotCommittedHere { .. } => ErrorCode::OffsetNotAvailable,
+            Self::NoQuorum | Self::NoLeader => ErrorCode::LeaderNotAvailable,
+            Self::NotEnoughBrokers(_) => ErrorCode::InvalidReplicationFactor,
+            Self::ChangeInProgress => ErrorCode::ReassignmentInProgress,
+            Self::Late => ErrorCode::RequestTimedOut,
             Self::InvalidAcks(_) => ErrorCode::InvalidRequiredAcks,
             Self::TooMany { .. } | Self::Invalid(_) => ErrorCode::InvalidRequest,
             Self::NoRecords => ErrorCode::InvalidRecord,
@@ -96,6 +129,10 @@ impl RequestError {
             Self::TimedOut { .. } | Self::Unknown(_) | Self::NotFinished { .. } => ErrorCode::RequestTimedOut,
             Self::DiskFull | Self::Storage(_) | Self::Damaged(_) => ErrorCode::KafkaStorageError,
             Self::Metadata(error) => error.code(),
+            Self::NoMetadataLeader | Self::Unreachable(_) => ErrorCode::NotController,
+            Self::BrokerIdInUse(_) => ErrorCode::DuplicateBrokerRegistration,
+            Self::Lagging => ErrorCode::RequestTimedOut,
+            Self::Elsewhere { code, .. } => *code,
             Self::LimitReached { .. } => ErrorCode::PolicyViolation,
             Self::Internal(_) => ErrorCode::UnknownServerError,
         }
@@ -142,6 +179,14 @@ impl From<LogError> for RequestError {
 
 impl From<ConsensusError> for RequestError {
     fn from(error: ConsensusError) -> Self {
-        Self::Storage(error.to_string())
+        match error {
+            ConsensusError::NotLeader { .. } => Self::NotLeader,
+            ConsensusError::NoQuorum => Self::NoQuorum,
+            ConsensusError::ChangeInProgress => Self::ChangeInProgress,
+            ConsensusError::TimedOut => Self::Late,
+            ConsensusError::InvalidRequest(reason) => Self::Invalid(reason.to_owned()),
+            ConsensusError::Stopped => Self::Stopping,
+            other => Self::Storage(other.to_string()),
+        }
     }
 }

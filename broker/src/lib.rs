@@ -1,7 +1,6 @@
 //! The Headwater broker as a library: [`Broker::start`] runs one in the caller's runtime, on the
 //! caller's disk, clock, entropy and network. `ARCHITECTURE.md` is the map.
 
-#[allow(dead_code)]
 mod cluster;
 pub mod config;
 mod controller;
@@ -9,7 +8,9 @@ pub mod env;
 mod error;
 mod fetch;
 mod grpc;
+mod host;
 mod http;
+mod lifecycle;
 mod limits;
 mod listener;
 mod metrics;
@@ -21,7 +22,7 @@ mod retention;
 mod server;
 pub mod telemetry;
 
-pub use controller::IdentityError;
+pub use controller::{EntranceError, IdentityError};
 pub use env::Env;
 pub use headwater_consensus::Observation;
 pub use limits::{MemoryPermit, MessageMemory};

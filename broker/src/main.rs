@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::Parser;
 use headwater_broker::config::{Cli, Config, Effective};
 use headwater_broker::env::{OsEntropy, SystemClock, TcpNetwork};
-use headwater_broker::{Broker, Env, IdentityError, NodeError, StartError, telemetry};
+use headwater_broker::{Broker, EntranceError, Env, IdentityError, NodeError, StartError, telemetry};
 use headwater_storage::data_dir::OpenError;
 use headwater_storage::disk::RealDisk;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -81,10 +81,15 @@ async fn run(config: Config) -> ExitCode {
         // Nothing was served yet, so there is nothing to drain.
         signal = stopped() => exit(128 + signal.as_raw_value()),
     };
-    let signal = stopped().await;
-    tracing::info!(signal = signal.as_raw_value(), "draining; a second signal exits at once");
+    let code = tokio::select! {
+        signal = stopped() => {
+            tracing::info!(signal = signal.as_raw_value(), "draining; a second signal exits at once");
+            ExitCode::SUCCESS
+        }
+        error = broker.failed() => fail(&error, exit_code_of(&error)),
+    };
     tokio::select! {
-        () = broker.shutdown() => ExitCode::SUCCESS,
+        () = broker.shutdown() => code,
         signal = stopped() => exit(128 + signal.as_raw_value()),
     }
 }
@@ -93,13 +98,22 @@ async fn run(config: Config) -> ExitCode {
 fn exit_code(error: &StartError) -> u8 {
     match error {
         StartError::Bind { .. } => 3,
-        StartError::Node(NodeError::DataDir(OpenError::InUse { .. })) => 4,
-        StartError::Node(NodeError::DataDir(OpenError::WrongVersion { .. })) => 5,
-        StartError::Node(NodeError::Identity(IdentityError::OtherBroker { .. })) => EXIT_CONFIG,
-        StartError::Node(NodeError::Identity(IdentityError::Unreadable)) => 5,
-        StartError::Node(NodeError::DataDir(_) | NodeError::Identity(_) | NodeError::Leftovers(_)) => 6,
-        StartError::Node(NodeError::Metadata(_)) => 6,
-        StartError::Node(NodeError::Register(_)) => 1,
+        StartError::Node(error) => exit_code_of(error),
+    }
+}
+
+fn exit_code_of(error: &NodeError) -> u8 {
+    match error {
+        NodeError::DataDir(OpenError::InUse { .. }) => 4,
+        NodeError::DataDir(OpenError::WrongVersion { .. }) => 5,
+        NodeError::Identity(error) | NodeError::Entrance(EntranceError::Identity(error)) => match error {
+            IdentityError::OtherBroker { .. } => EXIT_CONFIG,
+            IdentityError::Unreadable => 5,
+            IdentityError::Journal(_) => 6,
+        },
+        NodeError::Entrance(_) => 7,
+        NodeError::DataDir(_) | NodeError::Leftovers(_) | NodeError::Metadata(_) => 6,
+        NodeError::Register(_) => 1,
     }
 }
 

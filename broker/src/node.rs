@@ -1,41 +1,45 @@
 //! The broker behind its listeners: what both protocols call.
 //!
-//! Invariants: handlers translate, and everything that decides is below here; the node starts with
-//! everything that its data directory holds open and led, and stops with everything durable.
+//! Invariants: handlers translate, and everything that decides is below here; a broker that is the only voter of its
+//! groups starts with all of them open and led; where there are others, **a start waits for nobody**: it serves what
+//! it can, and says what it waits for; a stop hands leadership over first, and ends with everything durable.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use headwater_consensus::transport::Transport;
 use headwater_consensus::{ConsensusError, Health};
-use headwater_core::metadata::{Broker, BrokerState};
 use headwater_proto::record::Limits;
-use headwater_proto::types::BrokerId;
+use headwater_proto::types::{BrokerId, Incarnation};
 use headwater_storage::data_dir::{DataDir, OpenError};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::{Cluster, ClusterSettings};
 use crate::config::Config;
 use crate::controller::{
-    Controller, Identity, IdentityError, Registry, establish_identity, start_metadata_group,
+    Controller, EntranceError, Identity, IdentityError, KnownBrokers, Registry, Resources, seeds,
+    start_metadata_group,
 };
 use crate::env::Env;
 use crate::error::RequestError;
+use crate::host::Host;
+use crate::lifecycle;
 use crate::metrics::{Exposition, RequestMetrics};
 use crate::partition::{BatchLimits, Partition, Submission, UpkeepSettings};
 use crate::proposer::Charge;
-use crate::retention;
-use crate::server::NodeContext;
 
-/// Why the node cannot start.
+/// Why the node cannot start, or not go on.
 #[derive(Debug, Error)]
 pub enum NodeError {
     #[error(transparent)]
     DataDir(#[from] OpenError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Entrance(#[from] EntranceError),
     #[error("the metadata of the cluster cannot be used: {0}")]
     Metadata(#[from] ConsensusError),
     #[error("this broker could not be registered: {0}")]
@@ -46,13 +50,12 @@ pub enum NodeError {
 
 /// Everything that handlers call.
 pub struct Node {
-    config: Arc<Config>,
-    env: Env,
-    data_dir: Arc<DataDir>,
+    host: Arc<Host>,
     controller: Arc<Controller>,
     registry: Arc<Registry>,
+    cluster: Arc<Cluster>,
+    known: KnownBrokers,
     metrics: RequestMetrics,
-    drain: CancellationToken,
     /// Ends the tasks in the background.
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -65,71 +68,88 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    /// Opens the data directory and starts every group.
+    /// Starts every group that the data directory holds.
     ///
     /// # Errors
-    /// The data directory cannot be used, or the metadata in it. A partition that cannot be used is no
-    /// error: it answers with its reason.
-    pub async fn start(context: NodeContext) -> Result<Arc<Self>, NodeError> {
-        let NodeContext { config, env, advertised, drain, .. } = context;
-        let mut draw = || env.entropy.next_u64();
-        let disk = Arc::clone(&env.disk);
-        let data_dir = Box::pin(DataDir::open(disk, &config.broker.data_dir, &mut draw)).await?;
-        let broker_id = BrokerId(config.broker.node_id);
-        let identity = establish_identity(&data_dir, broker_id, env.entropy.as_ref()).await?;
-        let metadata = Box::pin(start_metadata_group(&data_dir, &identity, env.entropy.next_u64())).await?;
-        metadata.wait_leader().await?;
-        let registry = Registry::new(Arc::clone(&data_dir), broker_id, Arc::clone(&env.entropy));
-        let limits = config.topics.clone();
-        let controller = Controller::new(&identity, metadata, Arc::clone(&registry), env.clone(), limits);
+    /// The metadata in the data directory cannot be used. A partition that cannot be used is no error: it answers
+    /// with its reason.
+    pub async fn start(host: Arc<Host>, identity: Identity) -> Result<Arc<Self>, NodeError> {
+        let (context, entropy) = (&host.context, &host.context.env.entropy);
+        context.transport.enter(identity.cluster_id);
+        let known = KnownBrokers::read(&host.data_dir);
+        let listed = seeds(&context.config.cluster, identity.broker_id);
+        let listed = listed.into_iter().filter_map(|(broker, address)| Some((broker?, address)));
+        for (broker, address) in known.addresses().into_iter().chain(listed) {
+            context.transport.addresses().suggest(broker, &address);
+        }
+        let segment_bytes = context.config.cluster.metadata_segment_bytes;
+        let (groups, settings, seed) = (host.groups(), host.raft_settings(), entropy.next_u64());
+        let metadata = start_metadata_group(&identity, groups, settings, segment_bytes, seed);
+        let metadata = Box::pin(metadata).await?;
+        let pinger = Arc::new(context.transport.clone());
+        let cluster =
+            Cluster::new(identity.broker_id, ClusterSettings::from(&context.config.cluster), pinger);
+        let (own, live) = (identity.broker_id, Arc::clone(&cluster));
+        let registry = Registry::new(host.groups(), settings, own, live, Arc::clone(entropy));
+        let resources = Resources {
+            registry: Arc::clone(&registry),
+            transport: context.transport.clone(),
+            env: context.env.clone(),
+            limits: context.config.topics.clone(),
+        };
         let node = Arc::new(Self {
-            config,
-            env,
-            data_dir,
-            controller,
+            controller: Controller::new(identity, metadata, resources),
             registry,
+            cluster,
+            known,
             metrics: RequestMetrics::new(),
-            drain,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            host,
         });
-        Box::pin(node.bring_up(&identity, &advertised)).await?;
+        Box::pin(lifecycle::bring_up(&node)).await?;
+        node.host.peers.serve(&node);
         Ok(node)
     }
 
-    async fn bring_up(
-        self: &Arc<Self>,
-        identity: &Identity,
-        advertised: &crate::server::Advertised,
-    ) -> Result<(), NodeError> {
-        let own = Broker {
-            id: identity.broker_id,
-            incarnation: self.data_dir.incarnation(),
-            grpc_address: advertised.grpc.to_string(),
-            kafka_address: advertised.kafka.to_string(),
-            peer_address: advertised.peer.to_string(),
-            rack: self.config.broker.rack.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            state: BrokerState::Active,
-        };
-        self.controller.register(own).await.map_err(NodeError::Register)?;
-        let wanted = self.controller.with_state(|state| {
-            state.groups().map(|(group, _)| group).collect::<BTreeSet<_>>()
-        });
-        self.registry.delete_leftovers(&wanted).await.map_err(NodeError::Leftovers)?;
-        self.registry.follow(self.controller.group()).await;
-        self.tasks.spawn(follow_metadata(Arc::clone(self)));
-        self.tasks.spawn(retention::run(Arc::clone(self)));
-        self.tasks.spawn(retention::scrub(Arc::clone(self)));
-        Ok(())
+    pub const fn host(&self) -> &Arc<Host> {
+        &self.host
     }
 
-    pub const fn config(&self) -> &Arc<Config> {
-        &self.config
+    pub fn config(&self) -> &Arc<Config> {
+        &self.host.context.config
     }
 
-    pub const fn env(&self) -> &Env {
-        &self.env
+    pub fn env(&self) -> &Env {
+        &self.host.context.env
+    }
+
+    pub fn transport(&self) -> &Transport {
+        &self.host.context.transport
+    }
+
+    pub fn data_dir(&self) -> &Arc<DataDir> {
+        &self.host.data_dir
+    }
+
+    /// The other brokers, as they are at the moment.
+    pub const fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// Whether the broker is registered, and alive, with another data directory.
+    pub fn is_alive_elsewhere(&self, broker: BrokerId, incarnation: Incarnation) -> bool {
+        let registered = self.controller.with_state(|state| state.broker(broker).map(|b| b.incarnation));
+        registered.is_some_and(|registered| registered != incarnation) && self.cluster.alive(broker)
+    }
+
+    pub(crate) const fn known(&self) -> &KnownBrokers {
+        &self.known
+    }
+
+    /// Counts the tasks in the background, which end at the stop.
+    pub(crate) const fn tasks(&self) -> &TaskTracker {
+        &self.tasks
     }
 
     pub const fn controller(&self) -> &Arc<Controller> {
@@ -145,8 +165,8 @@ impl Node {
     }
 
     /// Cancelled when streams that would go on for ever must end.
-    pub const fn drain(&self) -> &CancellationToken {
-        &self.drain
+    pub fn drain(&self) -> &CancellationToken {
+        &self.host.context.drain
     }
 
     /// Cancelled when the node stops.
@@ -175,7 +195,7 @@ impl Node {
         });
         match ready {
             Ok(partition) => {
-                partition.submit(records, acks, self.batch_limits(), self.env.clock.now(), charge).await
+                partition.submit(records, acks, self.batch_limits(), self.env().clock.now(), charge).await
             }
             Err(error) => Submission::refused(error),
         }
@@ -183,20 +203,20 @@ impl Node {
 
     fn batch_limits(&self) -> BatchLimits {
         BatchLimits {
-            records_max: self.config.requests.batch_records_max,
-            decompressed_bytes_max: self.config.requests.decompressed_bytes_max,
-            producers_max: self.config.storage.producer_ids_per_partition_max,
+            records_max: self.config().requests.batch_records_max,
+            decompressed_bytes_max: self.config().requests.decompressed_bytes_max,
+            producers_max: self.config().storage.producer_ids_per_partition_max,
         }
     }
 
     /// Limits on batches of our own log, where the broker must look inside.
     pub fn read_limits(&self) -> Limits {
-        let decompressed_bytes_max = self.config.requests.decompressed_bytes_max;
+        let decompressed_bytes_max = self.config().requests.decompressed_bytes_max;
         Limits { decompressed_bytes_max, ..Limits::default() }
     }
 
     pub fn upkeep_settings(&self) -> UpkeepSettings {
-        let storage = &self.config.storage;
+        let storage = &self.config().storage;
         UpkeepSettings { producer_expiration: Duration::from_millis(storage.producer_id_expiration_ms) }
     }
 
@@ -204,7 +224,9 @@ impl Node {
     pub fn unready(&self) -> Option<String> {
         match self.controller.group().health() {
             // Reads are served from a full disk, and writes come back by themselves.
-            Health::Running | Health::NoSpace => None,
+            Health::Running | Health::NoSpace => {
+                Some(self.host.waiting()).filter(|waiting| !waiting.is_empty())
+            }
             Health::Damaged(_) => Some("the metadata log is damaged".to_owned()),
             Health::Failed(reason) => Some(format!("the metadata group failed: {reason}")),
             Health::Stopped => Some("stopped".to_owned()),
@@ -213,7 +235,7 @@ impl Node {
 
     /// Figures that are read when they are asked for.
     pub fn scrape(&self, out: &mut Exposition) {
-        if let Ok(space) = self.data_dir.space() {
+        if let Ok(space) = self.data_dir().space() {
             out.gauge("headwater_disk_free_bytes", "Free bytes of the data directory's file system.");
             out.sample("headwater_disk_free_bytes", &[], space.free_bytes);
         }
@@ -223,28 +245,23 @@ impl Node {
         crate::partition::scrape(&self.registry.open_partitions(), out);
     }
 
+    /// Gives the leadership of every group to another replica that can take it, as far as `within` allows.
+    pub async fn hand_over(&self, within: Duration) {
+        lifecycle::hand_over(self, within).await;
+    }
+
     /// Stops every group and makes the next start a clean one.
     pub async fn shutdown(&self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.cluster.stop().await;
         self.registry.close_all().await;
         self.controller.checkpoint().await;
         self.controller.group().shutdown().await;
-        if let Err(error) = self.data_dir.flush_clean().await {
+        self.transport().close().await;
+        if let Err(error) = self.data_dir().flush_clean().await {
             tracing::error!(%error, "the stop was not clean: the next start recovers");
         }
-    }
-}
-
-/// Opens and deletes partitions as the metadata changes.
-async fn follow_metadata(node: Arc<Node>) {
-    let mut progress = node.controller.group().progress();
-    loop {
-        tokio::select! {
-            changed = progress.changed() => if changed.is_err() { return },
-            () = node.stop.cancelled() => return,
-        }
-        node.registry.follow(node.controller.group()).await;
     }
 }

@@ -1,23 +1,17 @@
 //! The broker as a whole: start, addresses, stop.
 //!
 //! Invariants: every address is bound before the data directory is opened, and nothing is answered to
-//! clients until the node is up (connections queue meanwhile; HTTP answers "starting", and other brokers are
-//! answered from the first moment: the node may need them to come up); a stop ends requests of clients before it
-//! closes the log, those of other brokers after, and returns with everything durable.
+//! clients until the node is up (connections queue meanwhile; HTTP answers what the start waits for, and other brokers
+//! are answered from the first moment: the node may need them to come up); a stop gives leadership away, ends requests
+//! of clients before it closes the log, those of other brokers after, and returns with everything durable.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use headwater_consensus::peer::Replicas;
-use headwater_consensus::transport::{
-    AddressBook, Dialer, LocalBroker, PeerStream, Transport, TransportSettings,
-};
-use headwater_proto::types::BrokerId;
+use headwater_consensus::transport::Transport;
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,11 +19,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::config::{Config, HostPort};
-use crate::env::{Env, Listener, Network};
+use crate::env::{Env, Listener};
 use crate::grpc;
+use crate::host::{Beginning, Host};
 use crate::http::{HttpProtocol, Subject};
 use crate::limits::{ConnectionLimits, MemoryBudget};
-use crate::listener::{AcceptLoop, GrpcProtocol, PeerProtocol, Protocol, Stop, Unserved};
+use crate::listener::{self, AcceptLoop, GrpcProtocol, PeerProtocol, Protocol, Stop, Unserved};
 use crate::metrics::{self, Exposition};
 use crate::node::{Node, NodeError};
 
@@ -37,8 +32,6 @@ use crate::node::{Node, NodeError};
 const CUT_GRACE: Duration = Duration::from_secs(1);
 /// Connections of other brokers, three from each: apart from those of clients, so that no client keeps a broker out.
 const PEER_CONNECTIONS_MAX: usize = 1_024;
-/// What surrounds a batch between brokers, beyond what a client may send.
-const PEER_OVERHEAD_BYTES: usize = 1 << 20;
 
 /// Why a broker does not start.
 #[derive(Debug, Error)]
@@ -82,15 +75,14 @@ pub struct NodeContext {
 
 /// A running broker.
 pub struct Broker {
-    node: Arc<Node>,
+    host: Arc<Host>,
     status: Arc<Status>,
     addresses: Addresses,
     config: Arc<Config>,
-    transport: Transport,
     /// Of the listeners for clients.
     stop: Stop,
     tasks: TaskTracker,
-    /// Other brokers are answered until the node has stopped: it hands its leaderships over first.
+    /// Other brokers are answered until the log is closed.
     peer_stop: Stop,
     peer_tasks: TaskTracker,
     /// HTTP outlives the others, to tell of the drain.
@@ -105,7 +97,8 @@ impl fmt::Debug for Broker {
 }
 
 impl Broker {
-    /// Binds, recovers, serves. Must be called in a tokio runtime; every task runs there.
+    /// Binds, recovers, serves. Must be called in a tokio runtime; every task runs there. A broker that must ask others
+    /// before it belongs to a cluster does so in the background: see [`Broker::failed`].
     ///
     /// # Errors
     /// An address that cannot be bound, or a data directory that cannot be used. Nothing is left
@@ -132,9 +125,10 @@ impl Broker {
         http_tasks.spawn(serve_http.run());
         http_tasks.spawn(upkeep(http_stop.drain.clone()));
 
-        let advertised = addresses.advertised(&config);
-        let transport = transport(&config, &env, &advertised);
+        let (stop, tasks) = (Stop::default(), TaskTracker::new());
         let (peer_stop, peer_tasks) = (Stop::default(), TaskTracker::new());
+        let advertised = addresses.advertised(&config);
+        let transport = listener::transport(&config, &env, &advertised.peer);
         let serve_peers = AcceptLoop {
             name: "peer",
             listener: bound.peer,
@@ -144,17 +138,21 @@ impl Broker {
             tasks: peer_tasks.clone(),
         };
         peer_tasks.spawn(serve_peers.run());
-
-        let (stop, tasks) = (Stop::default(), TaskTracker::new());
-        let context = NodeContext {
+        let drain = stop.drain.clone();
+        let context =
+            NodeContext { config: config.clone(), env, advertised, transport: transport.clone(), drain };
+        let doors = Doors {
+            grpc: bound.grpc,
+            kafka: bound.kafka,
+            addresses,
             config: config.clone(),
-            env,
-            advertised,
-            transport: transport.clone(),
-            drain: stop.drain.clone(),
+            status: status.clone(),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+            started,
         };
-        let node = match Node::start(context).await {
-            Ok(node) => node,
+        let host = match Self::begin(context, doors).await {
+            Ok(host) => host,
             Err(error) => {
                 transport.close().await;
                 finish(&peer_stop, &peer_tasks, Duration::ZERO).await;
@@ -162,12 +160,106 @@ impl Broker {
                 return Err(error.into());
             }
         };
+        Ok(Self {
+            host,
+            status,
+            addresses,
+            config,
+            stop,
+            tasks,
+            peer_stop,
+            peer_tasks,
+            http_stop,
+            http_tasks,
+        })
+    }
+
+    /// Starts the node, or has it started once the broker has entered a cluster.
+    async fn begin(context: NodeContext, doors: Doors) -> Result<Arc<Host>, NodeError> {
+        let host = Host::open(context).await?;
+        doors.status.opened(host.clone());
+        match host.begin().await? {
+            Beginning::Member(identity) => doors.open(&Box::pin(Node::start(host.clone(), identity)).await?),
+            Beginning::Stranger => {
+                let (tasks, drain, host) = (doors.tasks.clone(), doors.stop.drain.clone(), host.clone());
+                tasks.spawn(async move {
+                    let started = async { Box::pin(Node::start(host.clone(), host.enter().await?)).await };
+                    tokio::select! {
+                        started = started => match started {
+                            Ok(node) => doors.open(&node),
+                            Err(error) => host.fail(error),
+                        },
+                        () = drain.cancelled() => {}
+                    }
+                });
+            }
+        }
+        Ok(host)
+    }
+
+    /// The addresses in use.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// The broker behind the listeners, once it belongs to a cluster.
+    #[must_use]
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.status.node.get().cloned()
+    }
+
+    /// Resolves when the broker cannot go on, and says why: no cluster takes it, say. It is to be shut down then.
+    pub async fn failed(&self) -> Arc<NodeError> {
+        self.host.failed().await
+    }
+
+    /// Gives leadership away, stops taking requests, finishes those under way, closes the log cleanly and frees the
+    /// addresses. Leadership and requests have `drain_timeout_ms` together.
+    pub async fn shutdown(self) {
+        let started = Instant::now();
+        self.status.draining.cancel();
+        let timeout = Duration::from_millis(self.config.broker.drain_timeout_ms);
+        if let Some(node) = self.node() {
+            node.hand_over(timeout / 2).await;
+        }
+        if !finish(&self.stop, &self.tasks, timeout.saturating_sub(started.elapsed())).await {
+            warn!(
+                drain_timeout_ms = self.config.broker.drain_timeout_ms,
+                "connections were cut at the end of the drain"
+            );
+        }
+        match self.node() {
+            Some(node) => node.shutdown().await,
+            None => self.host.close().await,
+        }
+        finish(&self.peer_stop, &self.peer_tasks, Duration::ZERO).await;
+        finish(&self.http_stop, &self.http_tasks, Duration::ZERO).await;
+        info!(took_ms = millis(started), "stopped");
+    }
+}
+
+/// The listeners for clients, shut until there is a node behind them.
+struct Doors {
+    grpc: Box<dyn Listener>,
+    kafka: Box<dyn Listener>,
+    addresses: Addresses,
+    config: Arc<Config>,
+    status: Arc<Status>,
+    stop: Stop,
+    tasks: TaskTracker,
+    started: Instant,
+}
+
+impl Doors {
+    fn open(self, node: &Arc<Node>) {
+        let Self { config, status, stop, tasks, .. } = self;
         let grpc =
-            GrpcProtocol::new(grpc::routes(&node), config.clone(), status.memory.clone(), tasks.clone());
+            GrpcProtocol::new(grpc::routes(node), config.clone(), status.memory.clone(), tasks.clone());
         let limits = ConnectionLimits::new(config.connections.total_max, config.connections.per_ip_max);
         let served: [(_, _, Arc<dyn Protocol>); 2] = [
-            ("grpc", bound.grpc, Arc::new(grpc)),
-            ("kafka", bound.kafka, Arc::new(Unserved { protocol: "the Kafka protocol" })),
+            ("grpc", self.grpc, Arc::new(grpc)),
+            ("kafka", self.kafka, Arc::new(Unserved { protocol: "the Kafka protocol" })),
         ];
         for (name, listener, protocol) in served {
             let accept = AcceptLoop {
@@ -181,79 +273,7 @@ impl Broker {
             tasks.spawn(accept.run());
         }
         status.serving(node.clone());
-        announce(&config, &addresses, started);
-        Ok(Self {
-            node,
-            status,
-            addresses,
-            config,
-            transport,
-            stop,
-            tasks,
-            peer_stop,
-            peer_tasks,
-            http_stop,
-            http_tasks,
-        })
-    }
-
-    /// The addresses in use.
-    #[must_use]
-    pub fn addresses(&self) -> Addresses {
-        self.addresses
-    }
-
-    /// The broker behind the listeners.
-    #[must_use]
-    pub fn node(&self) -> &Arc<Node> {
-        &self.node
-    }
-
-    /// Stops taking requests, finishes those under way (for at most `drain_timeout_ms`), closes the log
-    /// cleanly and frees the addresses.
-    pub async fn shutdown(self) {
-        let started = Instant::now();
-        self.status.draining.cancel();
-        let timeout = Duration::from_millis(self.config.broker.drain_timeout_ms);
-        if !finish(&self.stop, &self.tasks, timeout).await {
-            warn!(
-                drain_timeout_ms = self.config.broker.drain_timeout_ms,
-                "connections were cut at the end of the drain"
-            );
-        }
-        self.node.shutdown().await;
-        // Whoever asks now asks a replica that has stopped.
-        self.transport.close().await;
-        finish(&self.peer_stop, &self.peer_tasks, Duration::ZERO).await;
-        finish(&self.http_stop, &self.http_tasks, Duration::ZERO).await;
-        info!(took_ms = millis(started), "stopped");
-    }
-}
-
-fn transport(config: &Config, env: &Env, advertised: &Advertised) -> Transport {
-    let settings = TransportSettings {
-        message_bytes_max: config.requests.message_bytes_max + PEER_OVERHEAD_BYTES,
-        recovery_bytes_per_second: NonZeroU64::new(config.cluster.recovery_bytes_per_second),
-        ..TransportSettings::default()
-    };
-    let local = LocalBroker {
-        broker_id: BrokerId(config.broker.node_id),
-        boot_id: env.entropy.next_u64(),
-        peer_address: advertised.peer.to_string(),
-        software_version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let dialer = Arc::new(NetworkDialer(Arc::clone(&env.network)));
-    let (addresses, replicas) = (Arc::<AddressBook>::default(), Arc::<Replicas>::default());
-    Transport::new(settings, local, dialer, addresses, replicas, env.entropy.next_u64())
-}
-
-/// Opens connections to other brokers through the injected network.
-struct NetworkDialer(Arc<dyn Network>);
-
-#[async_trait]
-impl Dialer for NetworkDialer {
-    async fn connect(&self, address: &str) -> io::Result<Box<dyn PeerStream>> {
-        Ok(Box::new(self.0.connect(address).await?))
+        announce(&config, &self.addresses, self.started);
     }
 }
 
@@ -359,6 +379,7 @@ fn advertised(bound: SocketAddr, configured: Option<&HostPort>) -> HostPort {
 
 /// What HTTP shows: the broker from its first to its last moment.
 struct Status {
+    host: OnceLock<Arc<Host>>,
     node: OnceLock<Arc<Node>>,
     draining: CancellationToken,
     memory: MemoryBudget,
@@ -368,7 +389,11 @@ impl Status {
     fn new(memory: MemoryBudget) -> Self {
         // Installed before anything records.
         metrics::recorder();
-        Self { node: OnceLock::new(), draining: CancellationToken::new(), memory }
+        Self { host: OnceLock::new(), node: OnceLock::new(), draining: CancellationToken::new(), memory }
+    }
+
+    fn opened(&self, host: Arc<Host>) {
+        let _ = self.host.set(host);
     }
 
     fn serving(&self, node: Arc<Node>) {
@@ -380,7 +405,10 @@ impl Status {
 impl Subject for Status {
     fn unready(&self) -> Option<String> {
         match self.node.get() {
-            None => Some("starting".to_owned()),
+            None => {
+                let waiting = self.host.get().map(|host| host.waiting());
+                Some(waiting.filter(|waiting| !waiting.is_empty()).unwrap_or_else(|| "starting".to_owned()))
+            }
             Some(_) if self.draining.is_cancelled() => Some("draining".to_owned()),
             Some(node) => node.unready(),
         }

@@ -89,6 +89,8 @@ error_codes! {
     EligibleLeadersNotAvailable = 83, "ELIGIBLE_LEADERS_NOT_AVAILABLE", Unavailable, true;
     InvalidRecord = 87, "INVALID_RECORD", InvalidArgument, false;
     ThrottlingQuotaExceeded = 89, "THROTTLING_QUOTA_EXCEEDED", ResourceExhausted, true;
+    /// A broker of that id is there with another data directory.
+    DuplicateBrokerRegistration = 101, "DUPLICATE_BROKER_REGISTRATION", AlreadyExists, false;
 }
 
 #[cfg(test)]

@@ -4,17 +4,28 @@
 //! pass; what is random or timed is drawn here, before the log.
 
 mod admin;
-mod bootstrap;
+mod entrance;
+mod founding;
+mod identity;
+mod known;
+mod log;
+mod peers;
+mod recovery;
 mod registry;
+mod submit;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_consensus::Group;
+use headwater_consensus::transport::Transport;
+use headwater_consensus::{ConsensusError, Group, GroupHost, GroupSpec, Peer, RaftSettings};
 use headwater_core::MetadataState;
-use headwater_core::metadata::{Broker, Command, Effect, FIRST_REPLICA_ID, Topic, command_batch};
-use headwater_proto::types::{BrokerId, ClusterId, LogIndex, Offset, ProducerEpoch, ProducerId, TopicId};
-use tokio::sync::Mutex;
+use headwater_core::metadata::{Broker, Command, Effect, Topic};
+use headwater_proto::types::{
+    BrokerId, ClusterId, GroupId, LogIndex, Offset, ProducerEpoch, ProducerId, TopicId,
+};
+use headwater_storage::log::LogOptions;
+use tokio::sync::{Mutex, watch};
 
 use crate::config::TopicsConfig;
 use crate::env::Env;
@@ -22,7 +33,10 @@ use crate::error::RequestError;
 use crate::proposer::Proposer;
 
 pub use admin::{ConfigChange, NewTopic, TopicOutcome};
-pub use bootstrap::{Identity, IdentityError, establish_identity, start_metadata_group};
+pub use entrance::{Entrance, EntranceError, probe_request, seeds};
+pub use identity::{Identity, IdentityError};
+pub use known::KnownBrokers;
+pub use peers::{Peers, cluster_of};
 pub use registry::Registry;
 
 /// Ids that a broker fetches at once (KIP-730); those left over at a stop are never used.
@@ -37,10 +51,10 @@ struct Block {
 
 /// This broker's view of the metadata group, and its way to change it.
 pub struct Controller {
-    cluster_id: ClusterId,
-    broker_id: BrokerId,
+    identity: Identity,
     proposer: Arc<Proposer<MetadataState>>,
     registry: Arc<Registry>,
+    transport: Transport,
     env: Env,
     limits: TopicsConfig,
     /// Held from check to apply.
@@ -48,36 +62,75 @@ pub struct Controller {
     producer_ids: Mutex<Block>,
     /// The last entry whose state was written to tables.
     checkpoint: Mutex<LogIndex>,
+    current: watch::Sender<bool>,
+}
+
+/// What a controller works with.
+pub struct Resources {
+    pub registry: Arc<Registry>,
+    pub transport: Transport,
+    pub env: Env,
+    pub limits: TopicsConfig,
+}
+
+/// Starts this broker's replica of the metadata group.
+pub async fn start_metadata_group(
+    identity: &Identity,
+    host: GroupHost,
+    settings: RaftSettings,
+    segment_bytes: u64,
+    seed: u64,
+) -> Result<Arc<Group<MetadataState>>, ConsensusError> {
+    let spec = GroupSpec {
+        id: GroupId::METADATA,
+        replica_id: identity.replica_id,
+        voters: identity.founders.clone(),
+        initialize: identity.is_founder(),
+    };
+    let options = LogOptions { segment_bytes, ..LogOptions::default() };
+    Box::pin(Group::start(spec, host, options, settings, seed, MetadataState::default())).await
 }
 
 impl Controller {
-    pub fn new(
-        identity: &Identity,
-        group: Arc<Group<MetadataState>>,
-        registry: Arc<Registry>,
-        env: Env,
-        limits: TopicsConfig,
-    ) -> Arc<Self> {
+    pub fn new(identity: Identity, group: Arc<Group<MetadataState>>, resources: Resources) -> Arc<Self> {
+        let Resources { registry, transport, env, limits } = resources;
         Arc::new(Self {
-            cluster_id: identity.cluster_id,
-            broker_id: identity.broker_id,
+            identity,
             // Nobody asks where a metadata command lies.
             proposer: Proposer::new(group, |_| Offset(0)),
             registry,
+            transport,
             env,
             limits,
             one_at_a_time: Mutex::new(()),
             producer_ids: Mutex::default(),
             checkpoint: Mutex::default(),
+            current: watch::Sender::new(false),
         })
     }
 
+    /// Whether the state reflects everything that was acknowledged before this broker started: only then may what is
+    /// on disk be judged by it.
+    pub fn current(&self) -> watch::Receiver<bool> {
+        self.current.subscribe()
+    }
+
+    /// Those with whom the cluster began, where this broker was one of them.
+    pub fn founders(&self) -> impl Iterator<Item = Peer> {
+        self.identity.founders.values().copied()
+    }
+
+    /// From now on it does.
+    pub fn set_current(&self) {
+        self.current.send_replace(true);
+    }
+
     pub const fn cluster_id(&self) -> ClusterId {
-        self.cluster_id
+        self.identity.cluster_id
     }
 
     pub const fn broker_id(&self) -> BrokerId {
-        self.broker_id
+        self.identity.broker_id
     }
 
     pub fn group(&self) -> &Arc<Group<MetadataState>> {
@@ -100,7 +153,8 @@ impl Controller {
         if self.with_state(|state| state.is_registered(&broker)) {
             return Ok(());
         }
-        let metadata_replica = Some(FIRST_REPLICA_ID);
+        let Identity { replica_id, founders, .. } = &self.identity;
+        let metadata_replica = founders.contains_key(replica_id).then_some(*replica_id);
         self.submit(Command::RegisterBroker { broker, metadata_replica }).await.map(|_| ())
     }
 
@@ -140,16 +194,6 @@ impl Controller {
     /// Checks a command as it would be by [`Controller::submit`], and changes nothing.
     fn check(&self, command: &Command) -> Result<(), RequestError> {
         self.with_state(|state| state.check(command)).map_err(RequestError::from)
-    }
-
-    async fn submit(&self, command: Command) -> Result<Effect, RequestError> {
-        let _one_at_a_time = self.one_at_a_time.lock().await;
-        self.check(&command)?;
-        let batch = command_batch(&command, self.env.clock.now())?;
-        match self.proposer.propose_plain(batch).await?.outcome().await? {
-            Ok(reply) => Ok(reply?),
-            Err(_) => Err(RequestError::Internal("a metadata command is never a duplicate".to_owned())),
-        }
     }
 
     fn new_topic_id(&self) -> TopicId {

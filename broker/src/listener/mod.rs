@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 pub use connection::{Activity, Ended, Graceful, drive};
 pub use grpc::GrpcProtocol;
 pub use limiter::LogLimiter;
-pub use peer::PeerProtocol;
+pub use peer::{PeerProtocol, transport};
 pub use unserved::Unserved;
 
 use crate::env::{BoxedStream, Listener};

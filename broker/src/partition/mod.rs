@@ -13,12 +13,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use headwater_consensus::{Group, GroupHost, GroupSpec, Health, Progress};
+use headwater_consensus::{Group, GroupHost, GroupSpec, Health, Progress, RaftSettings};
 use headwater_core::topic_config::TopicConfig;
 use headwater_core::{ControlEntry, PartitionState};
 use headwater_proto::record::empty_control_batch;
-use headwater_proto::types::{GroupId, Offset};
-use headwater_storage::data_dir::DataDir;
+use headwater_proto::types::{GroupId, Offset, ReplicaId};
 use headwater_storage::log::{LogOptions, SegmentInfo};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -69,27 +68,21 @@ impl Description {
 }
 
 impl Partition {
-    /// Opens or creates the replica, and waits until it leads where it is the only one.
+    /// Opens or creates the replica, and waits until it leads where it is the only voter: where there are others, nobody
+    /// waits for them.
     pub async fn open(
         topic: Arc<str>,
         spec: GroupSpec,
-        data_dir: Arc<DataDir>,
+        host: GroupHost,
         config: TopicConfig,
+        settings: RaftSettings,
         seed: u64,
     ) -> Result<Arc<Self>, RequestError> {
-        let alone = spec.voters.len() == 1;
+        let own = spec.replica_id;
         let options = log_options(&config);
         let state = PartitionState::default();
-        let group = Box::pin(Group::start(
-            spec,
-            GroupHost::alone(data_dir),
-            options,
-            Default::default(),
-            seed,
-            state,
-        ))
-        .await?;
-        if alone {
+        let group = Box::pin(Group::start(spec, host, options, settings, seed, state)).await?;
+        if group.membership().voters().into_iter().eq([own]) {
             await_leadership(&topic, &group).await;
         }
         Ok(Arc::new(Self {
@@ -104,6 +97,10 @@ impl Partition {
 
     pub fn id(&self) -> GroupId {
         self.group().id()
+    }
+
+    pub fn replica_id(&self) -> ReplicaId {
+        self.group().replica_id()
     }
 
     pub fn topic(&self) -> &str {

@@ -1,0 +1,240 @@
+//! How a node comes up, follows the metadata, and hands over what it leads.
+//!
+//! Invariants: what lies on disk is judged by metadata only once that is current, see [`crate::controller::Registry`];
+//! nothing here waits for a quorum but in the background.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use headwater_consensus::Group;
+use headwater_consensus::Health;
+use headwater_core::Machine;
+use headwater_proto::types::{BrokerId, ClusterId, ReplicaId};
+use tokio::time::Instant;
+
+use crate::cluster::LocalGroup;
+use crate::controller::{EntranceError, cluster_of, probe_request, seeds};
+use crate::error::RequestError;
+use crate::node::{Node, NodeError};
+use crate::partition::Partition;
+use crate::retention;
+
+/// One attempt to learn how far the metadata is.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(5);
+/// Between two attempts at what needs the metadata's leader.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// How long a broker may take to say who it is.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// Between two rounds of asking the brokers of the configuration, while nobody leads the metadata.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// How often the metadata log is looked at.
+const TRIM_INTERVAL: Duration = Duration::from_secs(10);
+/// Groups handed over at the same time.
+const HAND_OVER_AT_A_TIME: usize = 32;
+/// One group.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Opens what can be opened, and leaves what needs other brokers to the background.
+pub async fn bring_up(node: &Arc<Node>) -> Result<(), NodeError> {
+    let group = node.controller().group();
+    if is_sole_voter(group) || group.health() != Health::Running {
+        group.wait_leader().await?;
+        become_current(node).await?;
+    } else {
+        node.host().wait_for("waiting for the brokers that hold the metadata to elect a leader");
+        node.registry().follow(group, false).await;
+        node.tasks().spawn(catch_up(Arc::clone(node)));
+        node.tasks().spawn(look_around(Arc::clone(node)));
+    }
+    learn_brokers(node).await;
+    node.cluster().enlist(Arc::clone(node.controller().group()) as Arc<dyn LocalGroup>);
+    node.cluster().start();
+    node.tasks().spawn(follow_metadata(Arc::clone(node)));
+    node.tasks().spawn(keep_metadata_log_short(Arc::clone(node)));
+    node.tasks().spawn(retention::run(Arc::clone(node)));
+    node.tasks().spawn(retention::scrub(Arc::clone(node)));
+    Ok(())
+}
+
+/// Whether nobody else votes in the group.
+fn is_sole_voter<M: Machine>(group: &Group<M>) -> bool {
+    group.membership().voters().into_iter().eq([group.replica_id()])
+}
+
+/// The metadata reflects everything that this broker went by before: says who it is, and clears up.
+async fn become_current(node: &Arc<Node>) -> Result<(), NodeError> {
+    let controller = node.controller();
+    controller.register(node.host().broker()).await.map_err(NodeError::Register)?;
+    node.registry().delete_leftovers(controller.group()).await.map_err(NodeError::Leftovers)?;
+    controller.set_current();
+    node.registry().follow(controller.group(), true).await;
+    node.host().wait_for("");
+    Ok(())
+}
+
+/// Waits for a leader of the metadata, until there is one.
+async fn catch_up(node: Arc<Node>) {
+    let attempts = async {
+        loop {
+            let error = match node.controller().catch_up(CATCH_UP_WITHIN).await {
+                Ok(()) => match become_current(&node).await {
+                    Ok(()) => return,
+                    Err(NodeError::Register(error)) if is_final(&error) => {
+                        let refused = EntranceError::Refused(error.to_string());
+                        return node.host().fail(refused.into());
+                    }
+                    Err(error) => error.to_string(),
+                },
+                Err(error) => error.to_string(),
+            };
+            tracing::debug!(error, "not current yet");
+            tokio::time::sleep(TRY_AGAIN_AFTER).await;
+        }
+    };
+    tokio::select! {
+        () = attempts => {}
+        () = node.stop().cancelled() => {}
+    }
+}
+
+/// Whether the cluster will never have this broker.
+fn is_final(error: &RequestError) -> bool {
+    let code = error.code();
+    !code.is_retriable() && matches!(error, RequestError::Metadata(_) | RequestError::Elsewhere { .. })
+}
+
+/// While this broker hears of no leader: asks the brokers of its configuration whether it belongs to them at all.
+async fn look_around(node: Arc<Node>) {
+    let (own, cluster_id) = (node.controller().broker_id(), node.controller().cluster_id());
+    let mut current = node.controller().current();
+    loop {
+        tokio::select! {
+            _ = current.wait_for(|current| *current) => return,
+            () = node.stop().cancelled() => return,
+            () = tokio::time::sleep(ASK_AGAIN_AFTER) => {}
+        }
+        let request = probe_request(node.transport(), node.data_dir().incarnation(), Some(cluster_id));
+        let mut others = BTreeMap::new();
+        let known = node.known().addresses().into_iter().map(|(id, address)| (Some(id), address));
+        let mut asked = seeds(&node.config().cluster, own);
+        let listed = asked.len();
+        asked.extend(known);
+        for (place, (_, address)) in asked.into_iter().enumerate() {
+            let Ok(answer) = node.transport().probe(&address, request.clone(), ANSWER_WITHIN).await else {
+                continue;
+            };
+            let found = cluster_of(&answer);
+            if found == Some(cluster_id) && !answer.refused.is_empty() {
+                return node.host().fail(EntranceError::Refused(answer.refused).into());
+            }
+            if place < listed {
+                others.insert(BrokerId(answer.broker_id), found);
+            }
+        }
+        if let Some(other) = elsewhere(cluster_id, listed, &others) {
+            let own = cluster_id;
+            return node.host().fail(EntranceError::OtherCluster { own, other }.into());
+        }
+    }
+}
+
+/// The cluster that all brokers of the configuration are in, where that is not this broker's.
+fn elsewhere(
+    own: ClusterId,
+    listed: usize,
+    answers: &BTreeMap<BrokerId, Option<ClusterId>>,
+) -> Option<ClusterId> {
+    let first = answers.values().next().copied().flatten().filter(|first| *first != own)?;
+    let all = answers.len() == listed && answers.values().all(|answer| *answer == Some(first));
+    all.then_some(first)
+}
+
+/// Opens and deletes replicas as the metadata changes.
+async fn follow_metadata(node: Arc<Node>) {
+    let (mut progress, mut current) = (node.controller().group().progress(), node.controller().current());
+    loop {
+        tokio::select! {
+            changed = progress.changed() => if changed.is_err() { return },
+            _ = current.changed() => {}
+            () = node.stop().cancelled() => return,
+        }
+        learn_brokers(&node).await;
+        let is_current = *current.borrow_and_update();
+        node.registry().follow(node.controller().group(), is_current).await;
+    }
+}
+
+/// Who the other brokers are, for those who ping and dial them, and for the journal.
+async fn learn_brokers(node: &Node) {
+    let controller = node.controller();
+    let is_current = *controller.current().borrow();
+    let book = node.transport().addresses();
+    let own = controller.broker_id();
+    let (registered, groups): (Vec<_>, BTreeSet<_>) = controller.with_state(|state| {
+        (state.brokers().cloned().collect(), state.groups().map(|(group, _)| group).collect())
+    });
+    let members = controller.group().membership().peers.into_values().chain(controller.founders());
+    let mut brokers: BTreeSet<_> = members.map(|peer| peer.broker_id).collect();
+    let mut addresses = BTreeMap::new();
+    for broker in registered.into_iter().filter(|broker| broker.id != own) {
+        book.register(broker.id, broker.incarnation, &broker.peer_address);
+        brokers.insert(broker.id);
+        addresses.insert(broker.id, broker.peer_address);
+    }
+    if is_current {
+        for gone in book.brokers().into_iter().filter(|id| !brokers.contains(id)) {
+            book.remove(gone);
+        }
+    }
+    node.cluster().know(&brokers, |group| !is_current || groups.contains(&group));
+    // A state that is behind knows less than the journal, and one without the others cannot lead to them.
+    let known = node.known().addresses();
+    let kept = known.into_iter().filter(|(id, _)| !is_current || brokers.contains(id));
+    let addresses = kept.chain(addresses).collect();
+    if let Err(error) = node.known().note(node.data_dir(), addresses).await {
+        tracing::warn!(%error, "where the other brokers are could not be noted");
+    }
+}
+
+async fn keep_metadata_log_short(node: Arc<Node>) {
+    let segment_bytes = node.config().cluster.metadata_segment_bytes;
+    while tokio::time::timeout(TRIM_INTERVAL, node.stop().cancelled()).await.is_err() {
+        tokio::select! {
+            () = node.controller().trim_log(segment_bytes) => {}
+            () = node.stop().cancelled() => return,
+        }
+    }
+}
+
+/// Gives the leadership of every group away.
+pub async fn hand_over(node: &Node, within: Duration) {
+    let deadline = Instant::now() + within;
+    let give = |partition: Arc<Partition>| async move {
+        hand_over_group(partition.group(), deadline).await;
+    };
+    stream::iter(node.registry().open_partitions()).for_each_concurrent(HAND_OVER_AT_A_TIME, give).await;
+    // Last: who is asked where partitions are led must know.
+    hand_over_group(node.controller().group(), deadline).await;
+}
+
+/// To the voter that holds most of the log, of those that answer.
+async fn hand_over_group<M: Machine>(group: &Group<M>, deadline: Instant) {
+    let voters = group.membership().voters();
+    if group.leadership().is_none() || voters.len() < 2 {
+        return;
+    }
+    let mut others: Vec<_> = group.followers().into_iter().filter(|(id, _)| voters.contains(id)).collect();
+    others.sort_by_key(|(_, follower)| {
+        (std::cmp::Reverse(follower.last_heard), std::cmp::Reverse(follower.matched))
+    });
+    let candidates = others.into_iter().map(|(id, _)| id).filter(|id| *id != group.replica_id());
+    for to in candidates.collect::<Vec<ReplicaId>>() {
+        let left = deadline.saturating_duration_since(Instant::now()).min(HAND_OVER_WITHIN);
+        if left.is_zero() || group.transfer_leadership(to, left).await.is_ok() {
+            return;
+        }
+    }
+}
