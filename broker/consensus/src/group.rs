@@ -10,9 +10,9 @@ use std::sync::Arc;
 use headwater_core::Machine;
 use headwater_proto::types::{GroupId, ReplicaId, Term};
 use headwater_storage::log::{Damage, Log, LogId};
-use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::impls::ProgressResponder;
+use openraft::{Instant as _, Raft};
 use tokio::sync::{Mutex, RwLock, watch};
 
 use crate::applied::Progress;
@@ -100,7 +100,8 @@ impl<M: Machine> Group<M> {
         self.state.progress.subscribe()
     }
 
-    /// Whether this replica leads, with everything of earlier terms applied.
+    /// Whether this replica leads, with everything of earlier terms applied, and can do so: a leader that no quorum has
+    /// answered for as long as its lease may have been replaced. A quiet one is believed to lead.
     #[must_use]
     pub fn leadership(&self) -> Option<Leadership> {
         // Raft learns of a failure of the store when it next looks.
@@ -111,6 +112,16 @@ impl<M: Machine> Group<M> {
         let term = {
             let metrics = metrics.borrow_watched();
             if metrics.running_state.is_err() || !metrics.state.is_leader() || !metrics.vote.committed {
+                return None;
+            }
+            let alone = match metrics.membership_config.membership().get_joint_config().as_slice() {
+                [voters] => voters.len() == 1 && voters.contains(&self.replica_id),
+                _ => false,
+            };
+            let fresh = metrics
+                .last_quorum_acked
+                .is_some_and(|heard| heard.elapsed() < self.settings.election_timeout_max);
+            if !alone && !fresh && !self.quiet() {
                 return None;
             }
             Term(metrics.vote.leader_id.term)
@@ -227,7 +238,9 @@ impl<M: Machine> Group<M> {
         match &raft.metrics().borrow_watched().running_state {
             Err(openraft::errors::Fatal::Stopped) => Health::Stopped,
             Err(error) => Health::Failed(error.to_string()),
-            Ok(()) if let Some(reason) = &*self.state.shared.failure.borrow() => Health::Failed(reason.clone()),
+            Ok(()) if let Some(reason) = &*self.state.shared.failure.borrow() => {
+                Health::Failed(reason.clone())
+            }
             Ok(()) if *self.state.shared.appends.borrow() == AppendState::NoSpace => Health::NoSpace,
             Ok(()) => Health::Running,
         }

@@ -11,7 +11,7 @@ use headwater_proto::types::{BrokerId, LogIndex, Offset, ReplicaId, Term};
 use headwater_storage::data_dir::DataDir;
 use headwater_storage::disk::SimDisk;
 use headwater_storage::log::LogOptions;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::net::Net;
 use super::support::{GROUP, ROOT, batch, values};
@@ -136,9 +136,10 @@ impl Cluster {
         let state = self.nodes.get_mut(&node).unwrap();
         self.net.detach(state.peer.broker_id);
         how(&state.disk);
-        // Its tasks cannot be killed, but the disk and the network of its life are gone.
+        // Its tasks cannot be killed, but the disk and the network of its life are gone. What waits for a sync that
+        // was under way waits for ever.
         if let Some(group) = state.group.take() {
-            group.shutdown().await;
+            let _ = timeout(Duration::from_millis(10), group.shutdown()).await;
         }
     }
 

@@ -32,6 +32,7 @@ struct State {
     /// Requests of one lane and group arrive in order.
     queues: BTreeMap<(BrokerId, BrokerId, Lane, GroupId), Queue>,
     delivered: BTreeMap<u8, u64>,
+    largest: BTreeMap<u8, usize>,
 }
 
 impl fmt::Debug for Net {
@@ -50,6 +51,7 @@ impl Net {
             loss: 0.0,
             queues: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            largest: BTreeMap::new(),
         })))
     }
 
@@ -108,6 +110,18 @@ impl Net {
         self.state().delivered.get(&(kind as u8)).copied().unwrap_or(0)
     }
 
+    /// Bytes of the largest request of a kind.
+    pub(crate) fn largest(&self, kind: RequestKind) -> usize {
+        self.state().largest.get(&(kind as u8)).copied().unwrap_or(0)
+    }
+
+    fn count(&self, request: &GroupRequest) {
+        let mut state = self.state();
+        *state.delivered.entry(request.kind as u8).or_default() += 1;
+        let largest = state.largest.entry(request.kind as u8).or_default();
+        *largest = request.body.len().max(*largest);
+    }
+
     fn delay(&self) -> Duration {
         let mut state = self.state();
         let range = state.latency_us.clone();
@@ -163,7 +177,7 @@ impl Wire {
         let Some(replicas) = self.net.replicas(peer) else {
             return Err(CallError::Unreachable(to, "it is down".to_owned()));
         };
-        *self.net.state().delivered.entry(request.kind as u8).or_default() += 1;
+        self.net.count(&request);
         let (answered, answer) = oneshot::channel();
         let net = Arc::clone(&self.net);
         // What arrived is answered, whether or not the caller still waits.

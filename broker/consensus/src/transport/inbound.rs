@@ -47,6 +47,8 @@ const STREAMS_MAX: u32 = 8;
 const HEADER_BYTES_MAX: u32 = 8 << 10;
 /// Requests under way on one lane, however small.
 const REQUESTS_MAX: usize = 32_768;
+/// A replica or broker that has not answered by then is given up, or what is stuck would in the end hold all memory.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Whether a caller is still admitted is asked that often, while it calls.
 const ADMISSION_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -325,7 +327,7 @@ impl Caller {
                     let key: Key = Some(request.group);
                     let max = inner.settings.message_bytes_max.saturating_sub(MESSAGE_BYTES);
                     let work = async move {
-                        let answer = inner.replicas.answer(request).await;
+                        let answer = in_time(inner.replicas.answer(request)).await;
                         let last = heartbeats
                             .is_none_or(|unanswered| unanswered.fetch_sub(1, Ordering::Relaxed) == 1);
                         reply(group_reply(correlation, answer, max), last);
@@ -338,7 +340,7 @@ impl Caller {
                 let peer = Arc::clone(&self.peer);
                 let work = async move {
                     let answer = match inner.handler() {
-                        Ok(handler) => handler.answer(&peer, request).await,
+                        Ok(handler) => in_time(handler.answer(&peer, request)).await,
                         Err(status) => Err(Refusal::Stopped(status.message().to_owned())),
                     };
                     let item = match answer {
@@ -360,6 +362,11 @@ impl Caller {
         }
         Ok(())
     }
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    let late = |_| Err(Refusal::Stopped(format!("it has not answered within {ANSWER_TIMEOUT:?}")));
+    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(late)
 }
 
 fn group_reply(correlation: u64, answer: Result<Body, Refusal>, bytes_max: usize) -> Item {

@@ -279,7 +279,8 @@ impl Inner {
         let lane = &self.settings.control;
         let exchange = async {
             let opened =
-                Connection::open(&self.dialer, address, lane, &self.tasks, self.settings.connect_timeout).await;
+                Connection::open(&self.dialer, address, lane, &self.tasks, self.settings.connect_timeout)
+                    .await;
             let body = MessageBody::once(Some(frames::unary(request)), None);
             opened.map_err(Status::unavailable)?.run(address, path, body, connection::single).await
         };

@@ -83,6 +83,16 @@ async fn a_stuck_group_delays_no_other_on_its_lane() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_that_never_answers_gives_its_memory_back() {
+    let (_net, a, b) = pair();
+    b.replica.stick(group(1));
+    let within = Duration::from_secs(100);
+    let call = a.transport.call(b.peer(), Lane::Append, request(1, RequestKind::Append, "x"), within);
+    let refused = call.await;
+    assert!(matches!(&refused, Err(CallError::Refused(Refusal::Stopped(_)))), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_longer_than_a_message_is_refused_before_it_is_sent() {
     let net = Arc::<Net>::default();
     let settings = TransportSettings { message_bytes_max: 2 * MIB, ..small() };

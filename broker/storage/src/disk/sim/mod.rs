@@ -328,7 +328,7 @@ impl Disk for SimDisk {
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let (life, upto) = {
             let state = self.shared.operate(None)?;
-            state.names.list(path)?;
+            state.names.check_directory(path)?;
             (state.life, state.names.change())
         };
         self.shared.sync(path, life).await?;

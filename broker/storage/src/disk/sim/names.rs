@@ -45,7 +45,12 @@ impl Op {
                 tree.entry(name).or_insert(Entry::Directory);
             }
             Self::Make(name, entry) => drop(tree.insert(name, entry)),
-            Self::Remove(name) => tree.retain(|path, _| !path.starts_with(&name)),
+            Self::Remove(name) => {
+                // What lies below a directory goes with it, even where the directory itself is not durable yet.
+                if !matches!(tree.remove(&name), Some(Entry::File(_))) {
+                    tree.retain(|path, _| !path.starts_with(&name));
+                }
+            }
             Self::Rename(from, to, entry) => {
                 tree.remove(&from);
                 tree.insert(to, entry);
@@ -87,8 +92,11 @@ impl Names {
     pub fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         let directory = plain(directory);
         self.check_directory(directory)?;
-        let below = self.tree.keys().filter(|path| path.parent() == Some(directory));
-        Ok(below.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
+        // Paths are in order by their components: what lies below follows its directory.
+        let below = self.tree.range(directory.to_owned()..).map(|(path, _)| path);
+        let below = below.take_while(|path| path.starts_with(directory));
+        let here = below.filter(|path| path.parent() == Some(directory));
+        Ok(here.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
     }
 
     pub fn create_dir_all(&mut self, path: &Path) -> io::Result<()> {
@@ -193,7 +201,7 @@ impl Names {
         self.durable = self.tree.clone();
     }
 
-    fn check_directory(&self, path: &Path) -> io::Result<()> {
+    pub fn check_directory(&self, path: &Path) -> io::Result<()> {
         if is_root(path) {
             return Ok(());
         }
