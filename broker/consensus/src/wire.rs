@@ -385,3 +385,6 @@ where
     head.end()?;
     Ok(SnapshotResponse::new(vote))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
+mod faults;
 mod group;
 mod model;
 mod net;
