@@ -151,9 +151,11 @@ pub trait Replica: Send + Sync + 'static {
     async fn answer(&self, request: GroupRequest) -> Result<Body, Refusal>;
 }
 
+type Held = (ReplicaId, Arc<dyn Replica>);
+
 /// The replicas that run on this broker.
 #[derive(Default)]
-pub struct Replicas(RwLock<BTreeMap<GroupId, (ReplicaId, Arc<dyn Replica>)>>);
+pub struct Replicas(RwLock<BTreeMap<GroupId, Held>>);
 
 impl fmt::Debug for Replicas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
