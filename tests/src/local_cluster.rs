@@ -1,6 +1,7 @@
 //! A cluster of broker processes on this machine, for chaos, failover and comparisons.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,52 +12,66 @@ use crate::process::{Addresses, BrokerProcess, binary};
 /// Brokers 1 to n over loopback; killed when dropped.
 #[derive(Debug)]
 pub struct LocalCluster {
-    nodes: Vec<Node>,
+    nodes: Vec<Member>,
+    /// What each is told of the others.
     members: String,
-    extra: Vec<String>,
+}
+
+/// Where a broker lives, and how it is started.
+#[derive(Debug)]
+pub struct Node {
+    pub data_dir: PathBuf,
+    pub addresses: Addresses,
+    /// What its peers connect to.
+    pub advertised_peer: SocketAddr,
+    pub flags: Vec<String>,
 }
 
 #[derive(Debug)]
-struct Node {
-    id: usize,
-    data_dir: PathBuf,
-    addresses: Addresses,
+struct Member {
+    node: Node,
     /// Absent while it is down.
     process: Option<BrokerProcess>,
 }
 
 impl LocalCluster {
-    /// Starts `count` brokers under `dir`, and waits until all are ready. `extra`: flags that each is given.
-    pub fn start(dir: &Path, count: usize, extra: &[&str]) -> io::Result<Self> {
-        let nodes: Vec<Node> = (1..=count)
-            .map(|id| {
-                let (data_dir, addresses) = (dir.join(format!("node-{id}")), Addresses::free()?);
-                Ok(Node { id, data_dir, addresses, process: None })
+    /// Starts `count` brokers under `dir`, and waits until all are ready. `flags`: what each is given.
+    pub fn start(dir: &Path, count: usize, flags: &[&str]) -> io::Result<Self> {
+        let node = |id| {
+            let addresses = Addresses::free()?;
+            Ok(Node {
+                data_dir: dir.join(format!("node-{id}")),
+                addresses,
+                advertised_peer: addresses.peer,
+                flags: flags.iter().map(ToString::to_string).collect(),
             })
-            .collect::<io::Result<_>>()?;
-        let members: Vec<_> =
-            nodes.iter().map(|node| format!("{}@{}", node.id, node.addresses.peer)).collect();
-        let extra = extra.iter().map(ToString::to_string).collect();
-        let mut cluster = Self { nodes, members: members.join(","), extra };
-        for id in 1..=count {
+        };
+        Self::start_nodes((1..=count).map(node).collect::<io::Result<_>>()?)
+    }
+
+    /// Starts brokers 1 to n, and waits until all are ready.
+    pub fn start_nodes(nodes: Vec<Node>) -> io::Result<Self> {
+        let member = |(index, node): (usize, &Node)| format!("{}@{}", index + 1, node.advertised_peer);
+        let members = nodes.iter().enumerate().map(member).collect::<Vec<_>>().join(",");
+        let nodes = nodes.into_iter().map(|node| Member { node, process: None }).collect();
+        let mut cluster = Self { nodes, members };
+        for id in cluster.ids() {
             cluster.spawn(id)?;
         }
-        for node in &mut cluster.nodes {
-            if let Some(process) = &mut node.process {
-                process.wait_ready()?;
-            }
+        for id in cluster.ids() {
+            cluster.wait_ready(id)?;
         }
         Ok(cluster)
     }
 
     /// Starts broker `id` again, or one that `start` did not; does not wait.
     pub fn spawn(&mut self, id: usize) -> io::Result<()> {
-        let (members, extra) = (self.members.clone(), self.extra.clone());
-        let node = self.node_mut(id)?;
+        let members = self.members.clone();
+        let Member { node, process } = self.member_mut(id)?;
         let id = id.to_string();
         let mut flags = vec!["--node-id", &id, "--cluster", &members];
-        flags.extend(extra.iter().map(String::as_str));
-        node.process = Some(BrokerProcess::spawn(&node.data_dir, node.addresses, &flags)?);
+        flags.extend(node.flags.iter().map(String::as_str));
+        *process = Some(BrokerProcess::spawn(&node.data_dir, node.addresses, &flags)?);
         Ok(())
     }
 
@@ -66,7 +81,7 @@ impl LocalCluster {
     }
 
     pub fn wait_ready(&mut self, id: usize) -> io::Result<()> {
-        match &mut self.node_mut(id)?.process {
+        match &mut self.member_mut(id)?.process {
             Some(process) => process.wait_ready(),
             None => Err(io::ErrorKind::NotFound.into()),
         }
@@ -74,23 +89,23 @@ impl LocalCluster {
 
     /// SIGKILL.
     pub fn kill(&mut self, id: usize) -> io::Result<()> {
-        self.node_mut(id)?.process.take().map_or(Ok(()), BrokerProcess::kill)
+        self.member_mut(id)?.process.take().map_or(Ok(()), BrokerProcess::kill)
     }
 
     /// SIGTERM, and waits for its end.
     pub fn stop(&mut self, id: usize) -> io::Result<()> {
-        self.node_mut(id)?.process.take().map_or(Ok(()), |process| process.stop().map(|_| ()))
+        self.member_mut(id)?.process.take().map_or(Ok(()), |process| process.stop().map(|_| ()))
     }
 
     pub fn data_dir(&self, id: usize) -> io::Result<&Path> {
         let node = id.checked_sub(1).and_then(|index| self.nodes.get(index));
-        node.map(|node| node.data_dir.as_path()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        node.map(|member| member.node.data_dir.as_path()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// The gRPC addresses of all brokers, separated by commas.
     #[must_use]
     pub fn bootstrap(&self) -> String {
-        self.nodes.iter().map(|node| node.addresses.grpc.to_string()).collect::<Vec<_>>().join(",")
+        self.nodes.iter().map(|member| member.node.addresses.grpc.to_string()).collect::<Vec<_>>().join(",")
     }
 
     pub fn ids(&self) -> impl Iterator<Item = usize> + use<> {
@@ -99,7 +114,7 @@ impl LocalCluster {
 
     /// CPU seconds of the brokers that run, together.
     pub fn cpu_seconds(&self) -> io::Result<f64> {
-        self.nodes.iter().filter_map(|node| node.process.as_ref()).map(BrokerProcess::cpu_seconds).sum()
+        self.nodes.iter().filter_map(|member| member.process.as_ref()).map(BrokerProcess::cpu_seconds).sum()
     }
 
     /// Runs `streamctl -o json` against the cluster and returns what it printed.
@@ -115,7 +130,7 @@ impl LocalCluster {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    fn node_mut(&mut self, id: usize) -> io::Result<&mut Node> {
+    fn member_mut(&mut self, id: usize) -> io::Result<&mut Member> {
         let node = id.checked_sub(1).and_then(|index| self.nodes.get_mut(index));
         node.ok_or_else(|| io::ErrorKind::NotFound.into())
     }

@@ -161,8 +161,8 @@ async fn deliver(
 ) {
     while let Some((due, chunk)) = queued.recv().await {
         tokio::time::sleep_until(due).await;
-        let lit = link.wait_for(|link| *link != Link::Dark).await;
-        if lit.is_err() || to.write_all(&chunk).await.is_err() {
+        let lit = link.wait_for(|link| *link != Link::Dark).await.is_ok();
+        if !lit || to.write_all(&chunk).await.is_err() {
             return;
         }
     }
