@@ -220,7 +220,7 @@ impl Names {
 
 /// The root, and the working directory of relative paths, always exist.
 fn is_root(path: &Path) -> bool {
-    path.parent().is_none()
+    plain(path).parent().is_none()
 }
 
 /// The working directory has two names.
