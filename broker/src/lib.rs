@@ -16,9 +16,11 @@ mod listener;
 mod metrics;
 mod node;
 mod observe;
+mod operations;
 mod partition;
 mod proposer;
 mod retention;
+mod router;
 mod server;
 pub mod telemetry;
 

@@ -165,6 +165,7 @@ impl Heard {
     }
 
     /// What the sender leads.
+    #[cfg(test)]
     pub const fn groups(&self) -> &BTreeMap<GroupId, Announcement> {
         &self.groups
     }

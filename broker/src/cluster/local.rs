@@ -1,9 +1,10 @@
 //! A group of this broker, whatever it replicates.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use headwater_consensus::{Follower, Group, GroupMembership, Quiet, Role};
+use headwater_consensus::{ConsensusError, Follower, Group, GroupMembership, Quiet, Role};
 use headwater_core::Machine;
 use headwater_proto::types::{GroupId, LogIndex, ReplicaId, Term};
 use headwater_storage::log::LogId;
@@ -25,6 +26,7 @@ pub trait LocalGroup: Send + Sync + 'static {
     async fn fall_quiet(&self) -> Option<Quiet>;
     fn rest(&self, term: Term, last: LogId) -> bool;
     async fn wake(&self);
+    async fn transfer_leadership(&self, to: ReplicaId, within: Duration) -> Result<(), ConsensusError>;
 }
 
 #[async_trait]
@@ -75,6 +77,10 @@ impl<M: Machine> LocalGroup for Group<M> {
 
     async fn wake(&self) {
         self.wake().await;
+    }
+
+    async fn transfer_leadership(&self, to: ReplicaId, within: Duration) -> Result<(), ConsensusError> {
+        self.transfer_leadership(to, within).await
     }
 }
 

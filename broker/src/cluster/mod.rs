@@ -38,6 +38,7 @@ use view::View;
 
 pub use leaders::LeaderInfo;
 pub use local::LocalGroup;
+pub use ping::{group as read_group_name, name as group_name};
 pub use view::DiskSpace;
 
 /// How often, and how long.
@@ -98,6 +99,7 @@ pub struct Cluster {
     news: Notify,
     stop: CancellationToken,
     tasks: TaskTracker,
+    started: Instant,
 }
 
 impl fmt::Debug for Cluster {
@@ -124,6 +126,7 @@ impl Cluster {
             news: Notify::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            started: Instant::now(),
         })
     }
 
@@ -159,6 +162,8 @@ impl Cluster {
         if let Some(before) = self.inner().groups.insert(id, enlisted) {
             before.dismissed.cancel();
         }
+        // One that leads already is known from now on.
+        self.note_role(&group, group.role());
         let cluster = Arc::clone(self);
         self.tasks.spawn(async move {
             tokio::select! {
@@ -181,6 +186,16 @@ impl Cluster {
             drop(inner);
             self.tell(news);
         }
+    }
+
+    /// The replica of a group that runs here.
+    pub fn local(&self, group: GroupId) -> Option<Arc<dyn LocalGroup>> {
+        self.inner().groups.get(&group).map(|enlisted| Arc::clone(&enlisted.group))
+    }
+
+    /// Since this broker started.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Who leads a group, as far as it is known.

@@ -12,9 +12,9 @@ use headwater_proto::v1::{self, Ping, Pong};
 use headwater_storage::log::LogId;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::{Cluster, Pinger};
 use super::announce::{Announcement, Delta};
 use super::view::{DiskSpace, Shift};
+use super::{Cluster, Pinger};
 
 /// News wait so long for more of it.
 const NEWS_LINGER: Duration = Duration::from_millis(5);

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use headwater_consensus::transport::PeerIdentity;
-use headwater_consensus::{Follower, GroupMembership, Peer, Quiet};
+use headwater_consensus::{ConsensusError, Follower, GroupMembership, Peer, Quiet};
 use headwater_proto::types::{Incarnation, LogIndex, PartitionId, ReplicaId, TopicId};
 use headwater_storage::log::LogId;
 use tokio::time::sleep;
@@ -126,6 +126,10 @@ impl LocalGroup for FakeGroup {
         if self.quiet.swap(false, Ordering::SeqCst) {
             self.wakes.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    async fn transfer_leadership(&self, _: ReplicaId, _: Duration) -> Result<(), ConsensusError> {
+        Err(ConsensusError::TimedOut)
     }
 }
 

@@ -23,6 +23,7 @@ use super::submit::{Attempt, to_proto};
 use crate::config::Config;
 use crate::error::RequestError;
 use crate::node::Node;
+use crate::operations::{answer_hand_over, answer_survey};
 
 /// A joiner waits as long.
 const REGISTER_WITHIN: Duration = Duration::from_secs(8);
@@ -152,6 +153,14 @@ impl NodeHandler for Peers {
                     }
                 };
                 Ok(NodeResponse::ReadIndex(v1::ReadIndexReply { outcome: Some(outcome) }))
+            }
+            NodeRequest::Survey(request) => {
+                let reply = answer_survey(&node, &request).map_err(Refusal::Malformed)?;
+                Ok(NodeResponse::Survey(reply))
+            }
+            NodeRequest::HandOver(request) => {
+                let reply = answer_hand_over(&node, &request).await.map_err(Refusal::Malformed)?;
+                Ok(NodeResponse::HandOver(reply))
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Reading from several partitions at once: one long poll, or an endless tail.
 //!
 //! Invariants: nothing above the high watermark is handed out; records are mapped, never copied; a
-//! partition that fails says why and does not keep the others from being read.
+//! partition that fails says why and does not keep the others from being read; who reads from the leader is told as
+//! soon as it leads no more.
 
 mod tail;
 
@@ -11,13 +12,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use headwater_consensus::Progress;
+use headwater_consensus::{Progress, Role};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partition::{Partition, Slice};
+use crate::partition::{Partition, Readers, Slice};
 
 pub use tail::Tail;
 
@@ -29,6 +30,8 @@ pub struct Position {
     pub offset: i64,
     /// The leader epoch that the reader believes in; -1 when it knows none.
     pub leader_epoch: i32,
+    /// Whether the reader takes what this replica knows to be committed, though it does not lead.
+    pub allow_follower: bool,
 }
 
 /// What was found at a position.
@@ -50,15 +53,27 @@ pub struct FetchBounds {
 
 /// A position whose partition is here.
 struct Source {
+    node: Arc<Node>,
     position: Position,
     partition: Arc<Partition>,
+    readers: Readers,
     progress: watch::Receiver<Progress>,
+    /// At the last read.
+    role: Role,
 }
 
 impl Source {
-    fn find(node: &Node, position: Position) -> Result<Self, Fetched> {
-        match node.partition(&position.topic, position.partition) {
-            Ok(partition) => Ok(Self { position, progress: partition.progress(), partition }),
+    fn find(node: &Arc<Node>, position: Position) -> Result<Self, Fetched> {
+        let Position { topic, partition, allow_follower, .. } = &position;
+        match node.replica(topic, *partition, *allow_follower) {
+            Ok((partition, readers)) => Ok(Self {
+                node: Arc::clone(node),
+                position,
+                progress: partition.progress(),
+                role: partition.role(),
+                partition,
+                readers,
+            }),
             Err(error) => {
                 Err(Fetched { topic: position.topic, partition: position.partition, outcome: Err(error) })
             }
@@ -66,19 +81,23 @@ impl Source {
     }
 
     async fn read(&mut self, max_bytes: usize) -> Result<Slice, RequestError> {
-        // From here on, whatever is committed wakes a later wait.
+        // From here on, whatever is committed, and whoever is elected, wakes a later wait.
         self.progress.borrow_and_update();
+        self.role = self.partition.role();
+        let Position { topic, partition, offset, leader_epoch, .. } = &self.position;
         if self.partition.closed().is_cancelled() {
-            return Err(RequestError::UnknownTopic { topic: self.position.topic.clone() });
+            // Deleted, or on another broker now, or opened again.
+            return Err(self.node.partition(topic, *partition).err().unwrap_or(RequestError::NotLeader));
         }
-        self.partition.read(self.position.offset, max_bytes, self.position.leader_epoch).await
+        self.partition.read(*offset, max_bytes, *leader_epoch, self.readers).await
     }
 
-    /// Waits until more is committed, or the partition is closed.
+    /// Waits until more is committed, the leadership changes, or the partition is closed.
     async fn changed(&mut self) {
         let closed = self.partition.closed().clone();
         tokio::select! {
             _ = self.progress.changed() => {}
+            () = self.partition.role_changed(self.role) => {}
             () = closed.cancelled() => {}
         }
     }
@@ -98,7 +117,7 @@ async fn any_changed<'a>(sources: impl Iterator<Item = &'a mut Source>) {
 
 /// Reads all positions; waits until `min_bytes` are there, something fails, the time is over or the broker
 /// stops.
-pub async fn fetch(node: &Node, positions: Vec<Position>, bounds: FetchBounds) -> Vec<Fetched> {
+pub async fn fetch(node: &Arc<Node>, positions: Vec<Position>, bounds: FetchBounds) -> Vec<Fetched> {
     let deadline = Instant::now() + bounds.max_wait;
     let (mut sources, mut failed) = (Vec::new(), Vec::new());
     for position in positions {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use headwater_core::metadata::Topic;
 use headwater_core::topic_config::{TOPIC_CONFIGS, effective};
-use headwater_proto::types::{BrokerId, Offset};
+use headwater_proto::types::Offset;
 use headwater_proto::v1;
 use headwater_proto::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
 
-use super::convert::{check_partitions, check_topics, error_of, timeout_ms};
+use super::convert::{check_partitions, check_topics, error_at, error_of, timeout_ms};
+use super::metadata;
 use crate::controller::{ConfigChange, NewTopic, TopicOutcome};
 use crate::error::RequestError;
 use crate::node::Node;
@@ -33,56 +34,6 @@ impl AdminApi {
         names.into_iter().map(|name| (name.clone(), controller.topic(&name))).collect()
     }
 
-    fn topic_metadata(&self, name: String, topic: Result<Topic, RequestError>) -> v1::TopicMetadata {
-        let error = error_of(&topic);
-        let Ok(topic) = topic else {
-            return v1::TopicMetadata { name, error, ..v1::TopicMetadata::default() };
-        };
-        let partitions = topic.numbered().map(|(number, partition)| {
-            let replicas: Vec<_> = partition.brokers().map(BrokerId::get).collect();
-            let local = self.node.partition(&topic.name, number.get());
-            let leader_epoch = local.as_ref().map_or(-1, |partition| partition.leader_epoch());
-            let own = self.node.controller().broker_id().get();
-            let leads = leader_epoch >= 0;
-            // A damaged sole replica leads nothing, and is still where what is intact can be read.
-            let serves = leads || (local.is_ok() && replicas == [own]);
-            v1::PartitionMetadata {
-                partition: number.get(),
-                leader_id: if serves { own } else { -1 },
-                leader_epoch,
-                in_sync: if leads { replicas.clone() } else { Vec::new() },
-                replicas,
-                error: error_of(&local),
-            }
-        });
-        v1::TopicMetadata {
-            name,
-            topic_id: topic.id.0.to_vec().into(),
-            error: None,
-            internal: false,
-            partitions: partitions.collect(),
-        }
-    }
-
-    fn describe_partitions_of(&self, topic: &Topic) -> Vec<v1::PartitionDescription> {
-        let describe = |number: i32| match self.node.partition(&topic.name, number) {
-            Ok(partition) => {
-                description(&topic.name, number, self.node.controller().broker_id().get(), &partition)
-            }
-            Err(error) => v1::PartitionDescription {
-                topic: topic.name.clone(),
-                partition: number,
-                error: Some(error.to_proto()),
-                leader_id: -1,
-                leader_epoch: -1,
-                log_start_offset: -1,
-                high_watermark: -1,
-                ..v1::PartitionDescription::default()
-            },
-        };
-        topic.numbered().map(|(number, _)| describe(number.get())).collect()
-    }
-
     async fn delete_records_of(&self, wanted: &v1::DeleteRecordsPartition) -> Result<Offset, RequestError> {
         let partition = self.node.partition(&wanted.topic, wanted.partition)?;
         let before = (wanted.offset != -1).then_some(Offset(wanted.offset));
@@ -92,30 +43,6 @@ impl AdminApi {
     async fn accept_loss_of(&self, wanted: &v1::TopicPartition) -> Result<(), RequestError> {
         self.node.partition(&wanted.topic, wanted.partition)?.accept_loss().await?;
         self.node.registry().reopen(&wanted.topic, wanted.partition).await
-    }
-}
-
-fn description(
-    topic: &str,
-    number: i32,
-    broker_id: i32,
-    partition: &crate::partition::Partition,
-) -> v1::PartitionDescription {
-    let found = partition.describe();
-    v1::PartitionDescription {
-        topic: topic.to_owned(),
-        partition: number,
-        error: None,
-        leader_id: if found.leader_epoch >= 0 { broker_id } else { -1 },
-        leader_epoch: found.leader_epoch,
-        log_start_offset: found.progress.log_start.get(),
-        high_watermark: found.progress.high_watermark.get(),
-        size_bytes: found.size_bytes(),
-        segments: u32::try_from(found.segments.len()).unwrap_or(u32::MAX),
-        first_log_index: found.first_index,
-        last_log_index: found.last_index,
-        committed_log_index: found.progress.applied.index.get(),
-        damage: found.damage,
     }
 }
 
@@ -145,21 +72,9 @@ impl Admin for AdminApi {
     ) -> Result<Response<v1::MetadataResponse>, Status> {
         let names = request.into_inner().topics;
         check_topics(&self.node, names.len())?;
-        let controller = self.node.controller();
-        let broker = |broker: &headwater_core::metadata::Broker| v1::Broker {
-            id: broker.id.get(),
-            grpc_address: broker.grpc_address.clone(),
-            kafka_address: broker.kafka_address.clone(),
-            rack: broker.rack.clone(),
-            version: broker.version.clone(),
-        };
-        let topics = self.topics(names).into_iter().map(|(name, topic)| self.topic_metadata(name, topic));
-        Ok(Response::new(v1::MetadataResponse {
-            cluster_id: controller.cluster_id().to_string(),
-            controller_id: controller.broker_id().get(),
-            brokers: controller.with_state(|state| state.brokers().map(broker).collect()),
-            topics: topics.collect(),
-        }))
+        let topics = self.topics(names).into_iter();
+        let topics = topics.map(|(name, topic)| metadata::of_topic(&self.node, name, topic)).collect();
+        Ok(Response::new(metadata::of_cluster(&self.node, topics)))
     }
 
     async fn create_topics(
@@ -267,7 +182,7 @@ impl Admin for AdminApi {
         for one in wanted {
             let outcome = self.delete_records_of(&one).await;
             partitions.push(v1::DeleteRecordsResult {
-                error: error_of(&outcome),
+                error: error_at(&self.node, &one.topic, one.partition, &outcome),
                 log_start_offset: outcome.map_or(-1, |offset| offset.get()),
                 topic: one.topic,
                 partition: one.partition,
@@ -285,7 +200,7 @@ impl Admin for AdminApi {
         let mut partitions = Vec::new();
         for (name, topic) in self.topics(names) {
             match topic {
-                Ok(topic) => partitions.extend(self.describe_partitions_of(&topic)),
+                Ok(topic) => partitions.extend(metadata::descriptions(&self.node, &topic)),
                 Err(error) => partitions.push(v1::PartitionDescription {
                     topic: name,
                     partition: -1,
@@ -306,7 +221,7 @@ impl Admin for AdminApi {
         check_partitions(&self.node, wanted.len())?;
         let mut partitions = Vec::with_capacity(wanted.len());
         for one in wanted {
-            let error = error_of(&self.accept_loss_of(&one).await);
+            let error = error_at(&self.node, &one.topic, one.partition, &self.accept_loss_of(&one).await);
             partitions.push(v1::AcceptLossResult { topic: one.topic, partition: one.partition, error });
         }
         Ok(Response::new(v1::AcceptLossResponse { partitions }))

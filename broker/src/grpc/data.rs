@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt, stream};
 use headwater_proto::v1;
 use headwater_proto::v1::data_server::Data;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{check_partitions, error_of};
+use super::convert::{check_partitions, error_at, error_of};
 use super::produce::{self, Answers};
 use crate::error::RequestError;
 use crate::limits::MessageMemory;
 use crate::node::Node;
-use crate::partition::Found;
+use crate::partition::{Found, Partition, Readers};
+
+/// Partitions whose followers are asked at the same time whether the leader leads.
+const AT_A_TIME: usize = 64;
 
 pub struct DataApi {
     node: Arc<Node>,
@@ -22,20 +26,33 @@ impl DataApi {
         Self { node }
     }
 
-    fn list_offset(&self, wanted: v1::ListOffsetsPartition) -> v1::ListOffsetsResult {
-        let partition = self.node.partition(&wanted.topic, wanted.partition);
-        let leader_epoch = partition.as_ref().map_or(-1, |partition| partition.leader_epoch());
-        let found =
-            partition.and_then(|partition| partition.list_offset(wanted.timestamp, &self.node.read_limits()));
+    async fn list_offset(&self, wanted: v1::ListOffsetsPartition) -> v1::ListOffsetsResult {
+        let (leader_epoch, found) = match self.node.replica(&wanted.topic, wanted.partition, false) {
+            Ok((partition, readers)) => {
+                let found = self.current_offset(&partition, readers, wanted.timestamp).await;
+                (partition.leader_epoch(), found)
+            }
+            Err(error) => (-1, Err(error)),
+        };
         let Found { offset, timestamp } = *found.as_ref().unwrap_or(&Found { offset: -1, timestamp: -1 });
         v1::ListOffsetsResult {
+            error: error_at(&self.node, &wanted.topic, wanted.partition, &found),
             topic: wanted.topic,
             partition: wanted.partition,
-            error: error_of(&found),
             offset,
             timestamp,
             leader_epoch,
         }
+    }
+
+    async fn current_offset(
+        &self,
+        partition: &Partition,
+        readers: Readers,
+        timestamp: i64,
+    ) -> Result<Found, RequestError> {
+        partition.catch_up(readers).await?;
+        partition.list_offset(timestamp, &self.node.read_limits())
     }
 }
 
@@ -71,7 +88,8 @@ impl Data for DataApi {
     ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
         let wanted = request.into_inner().partitions;
         check_partitions(&self.node, wanted.len())?;
-        let partitions = wanted.into_iter().map(|one| self.list_offset(one)).collect();
+        let listed = stream::iter(wanted.into_iter().map(|one| self.list_offset(one)));
+        let partitions = listed.buffered(AT_A_TIME).collect().await;
         Ok(Response::new(v1::ListOffsetsResponse { partitions }))
     }
 

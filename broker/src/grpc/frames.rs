@@ -9,6 +9,7 @@ use headwater_proto::v1;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
+use crate::error::RequestError;
 use crate::fetch::Fetched;
 
 /// `PartitionRecords.records`.
@@ -18,8 +19,9 @@ const PARTITION_TAG: u32 = 1;
 const PREFIX_BYTES: usize = 5;
 
 /// One `ConsumeResponse`, or a `FetchResponse` of any number of partitions: both are field 1, repeated.
-pub fn message(fetched: Vec<Fetched>) -> Vec<Bytes> {
-    let parts: Vec<_> = fetched.into_iter().map(split).collect();
+/// `explain` words the error of a partition.
+pub fn message(fetched: Vec<Fetched>, explain: impl Fn(&str, i32, &RequestError) -> v1::Error) -> Vec<Bytes> {
+    let parts: Vec<_> = fetched.into_iter().map(|one| split(one, &explain)).collect();
     let body_bytes: usize = parts.iter().map(|(head, records)| field_bytes(head, records)).sum();
     let mut frames = Vec::with_capacity(parts.len() * 2);
     let mut buffer = BytesMut::new();
@@ -44,7 +46,10 @@ pub fn message(fetched: Vec<Fetched>) -> Vec<Bytes> {
 }
 
 /// Everything but the records, and the records.
-fn split(fetched: Fetched) -> (v1::PartitionRecords, Bytes) {
+fn split(
+    fetched: Fetched,
+    explain: impl Fn(&str, i32, &RequestError) -> v1::Error,
+) -> (v1::PartitionRecords, Bytes) {
     let mut head = v1::PartitionRecords {
         topic: fetched.topic,
         partition: fetched.partition,
@@ -64,7 +69,10 @@ fn split(fetched: Fetched) -> (v1::PartitionRecords, Bytes) {
             (head, slice.records)
         }
         Err(error) => {
-            head.error = Some(error.to_proto());
+            if let RequestError::OffsetOutOfRange { log_start, high_watermark, .. } = error {
+                (head.log_start_offset, head.high_watermark) = (log_start.get(), high_watermark.get());
+            }
+            head.error = Some(explain(&head.topic, head.partition, &error));
             (head, Bytes::new())
         }
     }
@@ -104,7 +112,6 @@ mod tests {
     use headwater_proto::types::Offset;
 
     use super::*;
-    use crate::error::RequestError;
     use crate::partition::Slice;
 
     fn fetched(partition: i32, records: &'static [u8]) -> Fetched {
@@ -122,13 +129,20 @@ mod tests {
     fn frames_are_what_the_codec_would_have_written() {
         let error = RequestError::UnknownTopic { topic: "x".to_owned() };
         let failed = Fetched { topic: "x".to_owned(), partition: 0, outcome: Err(error.clone()) };
-        let frames = message(vec![fetched(0, &[1; 300]), failed, fetched(2, &[]), fetched(3, &[2])]);
-        assert_eq!(frames.len(), 4, "records are frames of their own: {frames:?}");
+        let explain = |_: &str, _, error: &RequestError| error.to_proto();
+        let beyond =
+            RequestError::OffsetOutOfRange { offset: 12, log_start: Offset(3), high_watermark: Offset(9) };
+        let beyond = Fetched { topic: "y".to_owned(), partition: 4, outcome: Err(beyond) };
+        let all = vec![fetched(0, &[1; 300]), failed, fetched(2, &[]), fetched(3, &[2]), beyond];
+        let frames = message(all, explain);
+        assert_eq!(frames.len(), 5, "records are frames of their own: {frames:?}");
         let body: Bytes = frames.concat().into();
         let response: v1::FetchResponse = decode_request(body).unwrap();
         let records: Vec<_> = response.partitions.iter().map(|one| one.records.len()).collect();
-        assert_eq!(records, [300, 0, 0, 1]);
+        assert_eq!(records, [300, 0, 0, 1, 0]);
         assert_eq!(response.partitions[1].error, Some(error.to_proto()));
+        let bounds = (response.partitions[4].log_start_offset, response.partitions[4].high_watermark);
+        assert_eq!(bounds, (3, 9), "the bounds of the log come with the error");
         assert_eq!(response.partitions[3].next_offset, 7);
         assert_eq!(response.partitions[3].leader_epoch, 3);
     }

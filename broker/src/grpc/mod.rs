@@ -5,6 +5,7 @@ mod cluster;
 mod convert;
 mod data;
 mod frames;
+mod metadata;
 mod produce;
 mod records;
 

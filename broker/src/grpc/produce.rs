@@ -14,7 +14,7 @@ use headwater_proto::v1;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use super::convert::{check_partitions, timeout_ms};
+use super::convert::{check_partitions, explain, timeout_ms};
 use crate::error::RequestError;
 use crate::limits::MessageMemory;
 use crate::node::Node;
@@ -92,7 +92,14 @@ impl Session {
             let bytes = part.records.len() as u64;
             let submission = self
                 .node
-                .submit(&part.topic, part.partition, part.records, request.acks, part.leader_epoch, permit.clone())
+                .submit(
+                    &part.topic,
+                    part.partition,
+                    part.records,
+                    request.acks,
+                    part.leader_epoch,
+                    permit.clone(),
+                )
                 .await;
             self.node.metrics().produced(bytes, submission.record_count);
             submitted.push((part.topic, part.partition, submission));
@@ -135,9 +142,9 @@ fn result(node: &Node, topic: String, partition: i32, outcome: Acknowledged) -> 
     }
     let log_start = node.partition(&topic, partition).map_or(-1, |p| p.now().log_start.get());
     v1::ProducePartitionResult {
+        error: outcome.error.as_ref().map(|error| explain(node, &topic, partition, error)),
         topic,
         partition,
-        error: outcome.error.as_ref().map(RequestError::to_proto),
         base_offset: outcome.base_offset.map_or(-1, |offset| offset.get()),
         log_start_offset: log_start,
         batches_appended: outcome.batches_appended,

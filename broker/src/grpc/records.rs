@@ -22,7 +22,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use super::convert::{bound, check_partitions, positions};
+use super::convert::{bound, check_partitions, explain, positions};
 use super::data::DataApi;
 use super::frames;
 use crate::fetch::{FetchBounds, Fetched, Tail, fetch};
@@ -75,7 +75,7 @@ async fn consume(node: Arc<Node>, request: Request<Body>) -> Result<Body, Status
     check_partitions(&node, request.partitions.len())?;
     let max_bytes =
         bound(request.max_message_bytes, CONSUME_BYTES_DEFAULT, node.config().requests.fetch_bytes_max);
-    let tail = Tail::new(Arc::clone(&node), positions(request.partitions), max_bytes);
+    let tail = Tail::new(Arc::clone(&node), positions(request.partitions, request.allow_follower), max_bytes);
     let messages = stream::unfold((tail, node), |(mut tail, node)| async move {
         let fetched = tail.next().await?;
         let frames = count(&node, vec![fetched]);
@@ -93,7 +93,7 @@ async fn fetch_once(node: Arc<Node>, request: Request<Body>) -> Result<Body, Sta
         min_bytes: request.min_bytes as usize,
         max_wait: Duration::from_millis(u64::from(request.max_wait_ms).min(requests.fetch_wait_ms_max)),
     };
-    let fetched = fetch(&node, positions(request.partitions), bounds).await;
+    let fetched = fetch(&node, positions(request.partitions, request.allow_follower), bounds).await;
     Ok(body(stream::iter(count(&node, fetched)), Status::ok("")))
 }
 
@@ -105,7 +105,7 @@ fn count(node: &Node, fetched: Vec<Fetched>) -> Vec<Bytes> {
             Err(error) => node.metrics().refused("fetch", error.code()),
         }
     }
-    frames::message(fetched)
+    frames::message(fetched, |topic, partition, error| explain(node, topic, partition, error))
 }
 
 /// A tail ends when the broker stops, or when all its partitions have failed.

@@ -27,7 +27,7 @@ use crate::proposer::Proposer;
 
 pub use offsets::Found;
 pub use produce::{Acknowledged, BatchLimits, Submission};
-pub use read::Slice;
+pub use read::{Readers, Slice};
 pub use scrape::scrape;
 pub use upkeep::UpkeepSettings;
 
@@ -134,18 +134,6 @@ impl Partition {
     pub fn leader_epoch(&self) -> i32 {
         let leadership = self.group().leadership();
         leadership.map_or(-1, |leadership| i32::try_from(leadership.term.get()).unwrap_or(i32::MAX))
-    }
-
-    /// Compares the epoch that a client believes in; -1 when it knows none.
-    pub fn check_epoch(&self, known: i32) -> Result<(), RequestError> {
-        let current = self.leader_epoch();
-        match known {
-            ..0 => Ok(()),
-            _ if current < 0 => Err(RequestError::NotLeader),
-            _ if known < current => Err(RequestError::FencedEpoch { known, current }),
-            _ if known > current => Err(RequestError::UnknownEpoch { known, current }),
-            _ => Ok(()),
-        }
     }
 
     /// Moves the log start by a logged entry, then frees whole segments below it. `None`: to the high

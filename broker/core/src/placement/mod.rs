@@ -71,24 +71,37 @@ pub struct Pool {
 type TopicLoad = BTreeMap<BrokerId, Load>;
 
 impl Pool {
-    /// The registered brokers; `alive` tells who answers at the moment.
+    /// The registered brokers with what they hold; `alive` tells who answers at the moment.
     #[must_use]
     pub fn of(state: &MetadataState, alive: impl Fn(BrokerId) -> bool) -> Self {
-        let candidate = |broker: &crate::metadata::Broker| {
-            let (rack, alive) = (broker.rack.clone(), alive(broker.id));
-            (broker.id, Candidate { rack, state: broker.state, alive, load: Load::default() })
-        };
-        let mut pool = Self { candidates: state.brokers().map(candidate).collect() };
+        let mut pool = Self::of_brokers(state, alive);
         for (_, partition) in state.topics().flat_map(Topic::numbered) {
             pool.count(&partition.brokers().collect::<Vec<_>>());
         }
         pool
     }
 
+    /// The registered brokers, as if they held nothing.
+    #[must_use]
+    pub fn of_brokers(state: &MetadataState, alive: impl Fn(BrokerId) -> bool) -> Self {
+        let candidate = |broker: &crate::metadata::Broker| {
+            let (rack, alive) = (broker.rack.clone(), alive(broker.id));
+            (broker.id, Candidate { rack, state: broker.state, alive, load: Load::default() })
+        };
+        Self { candidates: state.brokers().map(candidate).collect() }
+    }
+
     /// Brokers as they are given.
     #[must_use]
     pub const fn new(candidates: BTreeMap<BrokerId, Candidate>) -> Self {
         Self { candidates }
+    }
+
+    /// Decides from now on as if the broker were in that state.
+    pub fn set_state(&mut self, broker: BrokerId, state: BrokerState) {
+        if let Some(candidate) = self.candidates.get_mut(&broker) {
+            candidate.state = state;
+        }
     }
 
     #[must_use]
