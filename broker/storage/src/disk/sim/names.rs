@@ -202,6 +202,7 @@ impl Names {
     }
 
     pub fn check_directory(&self, path: &Path) -> io::Result<()> {
+        let path = plain(path);
         if is_root(path) {
             return Ok(());
         }
