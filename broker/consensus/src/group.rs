@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use headwater_core::Machine;
+use headwater_core::mutant::{self, Mutant};
 use headwater_proto::types::{GroupId, ReplicaId, Term};
 use headwater_storage::log::{Damage, Log, LogId};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -126,7 +127,8 @@ impl<M: Machine> Group<M> {
             }
             Term(metrics.vote.leader_id.term)
         };
-        (self.state.progress.borrow().applied.term == term).then_some(Leadership { term })
+        let own_term = self.state.progress.borrow().applied.term == term;
+        (own_term || mutant::active(Mutant::HighWatermarkBeforeOwnTerm)).then_some(Leadership { term })
     }
 
     /// The replica that leads, as far as this one knows.

@@ -17,6 +17,8 @@ mod network;
 mod observe;
 pub mod peer;
 mod pending;
+#[cfg(feature = "mutants")]
+mod planted;
 mod quiet;
 mod reads;
 pub mod recovery;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use headwater_core::ControlEntry;
 use headwater_core::gate::StampCheck;
+use headwater_core::mutant::{self, Mutant};
 use headwater_proto::record::{BatchHeader, empty_control_batch};
 use headwater_proto::types::{GroupId, LogIndex, Offset, Term};
 use headwater_storage::data_dir::DataDir;
@@ -74,7 +75,9 @@ impl Shared {
         let vote = fact(fact::VOTE).map(|bytes| decode_vote(&bytes)).transpose()?;
         let committed = fact(fact::COMMITTED).map(|bytes| decode_log_id(&bytes)).transpose()?;
         // The end that recovery found may lie before what was committed when the power went.
-        let committed = committed.map(|id| id.min(log.bounds().last.unwrap_or_default()));
+        let end = log.bounds().last.unwrap_or_default();
+        let unclamped = mutant::active(Mutant::AppliedBeyondDurable);
+        let committed = committed.map(|id| if unclamped { id } else { id.min(end) });
         Ok(Arc::new(Self {
             group,
             log,
@@ -120,7 +123,7 @@ impl Shared {
     pub(crate) async fn checkpoint_committed(&self) -> Result<(), ConsensusError> {
         let durable = self.log.bounds().durable_index.unwrap_or_default();
         let Some(committed) = self.committed().map(|id| from_raft(&id)) else { return Ok(()) };
-        let committed = if committed.index <= durable {
+        let committed = if committed.index <= durable || mutant::active(Mutant::AppliedBeyondDurable) {
             committed
         } else {
             match self.log.entry(durable)? {
@@ -316,8 +319,10 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
             let stored = self.shared.data_dir.put(Some(self.shared.group), fact::VOTE, bytes.clone());
             async { Ok(stored.await?) }
         };
-        let stored = self.when_space(put).await;
-        self.shared.noted(stored)?;
+        if !mutant::active(Mutant::VoteNotSaved) {
+            let stored = self.when_space(put).await;
+            self.shared.noted(stored)?;
+        }
         *self.shared.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(*vote);
         Ok(())
     }
@@ -342,6 +347,10 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
         let appended =
             self.when_space(|| std::future::ready(self.shared.log.append(&entries).map(|_| ()))).await;
         self.shared.noted(appended)?;
+        if mutant::active(Mutant::AckBeforeQuorumFsync) {
+            callback.io_completed(Ok(()));
+            return Ok(());
+        }
         let shared = Arc::clone(&self.shared);
         self.shared.log.when_durable(Box::new(move |result| {
             let result = shared.noted(result);
@@ -355,6 +364,8 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
         let last = last.map(|id| from_raft_index(id.index));
+        #[cfg(feature = "mutants")]
+        crate::planted::keep_stale_tail(&self.shared, last).await.map_err(log_failed)?;
         let truncated = self.shared.log.truncate_after(last).await.map_err(log_failed);
         self.shared.noted(truncated)
     }

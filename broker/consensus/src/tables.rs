@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_util::{StreamExt, pin_mut};
 use headwater_core::Machine;
+use headwater_core::mutant::{self, Mutant};
 use headwater_proto::types::LogIndex;
 use headwater_storage::log::{LogError, LogId};
 use tokio::task::JoinSet;
@@ -53,7 +54,8 @@ pub(crate) async fn state_at<M: Machine>(
 
 /// Writes tables, once the log is durable as far as they reach.
 pub(crate) async fn write(shared: &Shared, tables: &Tables) -> Result<(), ConsensusError> {
-    if shared.log.bounds().durable_index.is_none_or(|durable| durable < tables.at.index) {
+    let durable = shared.log.bounds().durable_index.is_some_and(|durable| tables.at.index <= durable);
+    if !durable && !mutant::active(Mutant::AppliedBeyondDurable) {
         shared.log.flush().await.map_err(LogError::from)?;
     }
     let _one_at_a_time = shared.tables.lock().await;

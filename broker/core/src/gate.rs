@@ -12,6 +12,7 @@ use headwater_proto::record::BatchHeader;
 use headwater_proto::types::{Offset, ProducerEpoch, ProducerId, Sequence, Term};
 use thiserror::Error;
 
+use crate::mutant::{self, Mutant};
 use crate::producer::{ProducerBatch, ProducerTable, Verdict, WINDOW_BATCHES, Window, judge};
 
 /// Names one proposal of one leadership. Sessions and numbers count from 0.
@@ -37,6 +38,7 @@ impl StampCheck {
             Some(last) => (last.term, last.session) < (stamp.term, stamp.session) && stamp.n == 0,
             None => stamp.n == 0,
         };
+        let follows = follows || mutant::active(Mutant::RefusedThenAccepted);
         let admitted = stamp.term == term && follows;
         if admitted {
             self.last = Some(stamp);

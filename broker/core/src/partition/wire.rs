@@ -10,6 +10,7 @@ use super::PartitionState;
 use crate::epoch::{EpochStart, EpochTable};
 use crate::log_state::LogState;
 use crate::machine::DecodeError;
+use crate::mutant::{self, Mutant};
 use crate::producer::{Producer, ProducerTable, Remembered, Window};
 
 const VERSION: u32 = 1;
@@ -75,7 +76,8 @@ struct BatchRow {
 }
 
 pub(super) fn encode(state: &PartitionState) -> Vec<u8> {
-    let producers = state.producers.iter().map(|(id, producer)| producer_row(id, producer)).collect();
+    let all = state.producers.iter().filter(|_| !mutant::active(Mutant::SnapshotWithoutProducers));
+    let producers = all.map(|(id, producer)| producer_row(id, producer)).collect();
     Tables { version: VERSION, log: Some(LogSection::of(&state.log)), producers, has_loss: state.has_loss }
         .encode_to_vec()
 }
