@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use headwater_core::Machine;
-use headwater_core::mutant::{self, Mutant};
 use headwater_proto::types::{GroupId, ReplicaId, Term};
 use headwater_storage::data_dir::DataDir;
 use headwater_storage::journal::Change;
@@ -96,8 +95,6 @@ impl<M: Machine> Group<M> {
         let log = data_dir.open_log(spec.id, log_options).await?;
         let damaged = log.damage().is_some_and(|damage| !damage.is_empty() && !damage.accepted);
         let shared = Shared::open(spec.id, data_dir, log)?;
-        #[cfg(feature = "mutants")]
-        crate::planted::find_stale_tail(&shared).await?;
         let state = Arc::new(State::open(shared, &machine)?);
         let raft = if damaged { None } else { Some(run(&spec, &host, &state, settings, seed).await?) };
         if raft.is_none() {
@@ -128,9 +125,7 @@ impl<M: Machine> Group<M> {
 /// Journals the creation record, or compares with it.
 async fn record_creation(spec: &GroupSpec, data_dir: &DataDir) -> Result<(), ConsensusError> {
     let own = spec.voters.get(&spec.replica_id);
-    if own.is_some_and(|peer| peer.incarnation != data_dir.incarnation())
-        && !mutant::active(Mutant::EmptiedDiskVotes)
-    {
+    if own.is_some_and(|peer| peer.incarnation != data_dir.incarnation()) {
         return Err(ConsensusError::OtherIncarnation { replica_id: spec.replica_id });
     }
     match creation(data_dir, spec.id)? {
@@ -186,9 +181,15 @@ async fn enter<M: Machine>(
     if spec.initialize {
         initialize(raft, &spec.voters).await?;
     }
-    let voters =
-        raft.with_raft_state(|state| state.membership_state.effective().voter_ids().collect::<BTreeSet<_>>());
-    let voters = voters.await.map_err(|error| failed(&error))?;
+    let members = raft.with_raft_state(|state| {
+        let effective = state.membership_state.effective();
+        (effective.voter_ids().collect::<BTreeSet<_>>(), *effective.log_id())
+    });
+    let (voters, at) = members.await.map_err(|error| failed(&error))?;
+    // Raft reports its members a moment later, and whoever holds the group goes by the report.
+    let report = raft.wait(None);
+    let reported = report.metrics(move |m| *m.membership_config.log_id() >= at, "members").await;
+    reported.map_err(|error| failed(&error))?;
     if voters == BTreeSet::from([spec.replica_id]) {
         // The only voter holds all there is: it has nobody to wait for, neither now nor in time.
         state.shared.log.clear_tail_cut().await?;
