@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use headwater_core::Machine;
+use headwater_core::mutant::{self, Mutant};
 use headwater_proto::types::{GroupId, ReplicaId, Term};
 use headwater_storage::data_dir::DataDir;
 use headwater_storage::journal::Change;
@@ -95,6 +96,8 @@ impl<M: Machine> Group<M> {
         let log = data_dir.open_log(spec.id, log_options).await?;
         let damaged = log.damage().is_some_and(|damage| !damage.is_empty() && !damage.accepted);
         let shared = Shared::open(spec.id, data_dir, log)?;
+        #[cfg(feature = "mutants")]
+        crate::planted::find_stale_tail(&shared).await?;
         let state = Arc::new(State::open(shared, &machine)?);
         let raft = if damaged { None } else { Some(run(&spec, &host, &state, settings, seed).await?) };
         if raft.is_none() {
@@ -125,7 +128,9 @@ impl<M: Machine> Group<M> {
 /// Journals the creation record, or compares with it.
 async fn record_creation(spec: &GroupSpec, data_dir: &DataDir) -> Result<(), ConsensusError> {
     let own = spec.voters.get(&spec.replica_id);
-    if own.is_some_and(|peer| peer.incarnation != data_dir.incarnation()) {
+    if own.is_some_and(|peer| peer.incarnation != data_dir.incarnation())
+        && !mutant::active(Mutant::EmptiedDiskVotes)
+    {
         return Err(ConsensusError::OtherIncarnation { replica_id: spec.replica_id });
     }
     match creation(data_dir, spec.id)? {
