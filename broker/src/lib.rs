@@ -22,6 +22,7 @@ mod proposer;
 mod retention;
 mod router;
 mod server;
+mod steward;
 pub mod telemetry;
 
 pub use controller::{EntranceError, IdentityError};

@@ -21,6 +21,7 @@ use crate::error::RequestError;
 use crate::node::{Node, NodeError};
 use crate::partition::Partition;
 use crate::retention;
+use crate::steward;
 
 /// One attempt to learn how far the metadata is.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(5);
@@ -54,6 +55,7 @@ pub async fn bring_up(node: &Arc<Node>) -> Result<(), NodeError> {
     node.cluster().start();
     node.tasks().spawn(follow_metadata(Arc::clone(node)));
     node.tasks().spawn(keep_metadata_log_short(Arc::clone(node)));
+    node.tasks().spawn(steward::run(Arc::clone(node)));
     node.tasks().spawn(retention::run(Arc::clone(node)));
     node.tasks().spawn(retention::scrub(Arc::clone(node)));
     Ok(())

@@ -79,6 +79,12 @@ settings! {
         quiesce_after_ms: u64 = 5_000, in 0..=86_400_000;
         /// Bytes per second that this broker sends to replicas that are being built; 0: no limit.
         recovery_bytes_per_second: u64 = 64 << 20, in 0..=1 << 40;
+        /// Replicas that this broker builds on others at the same time.
+        recoveries_max: usize = 8, in 1..=1_000;
+        /// A partition is led by its preferred replica again once all has been calm for so long; 0: leaders stay.
+        leader_balance_after_ms: u64 = 10_000, in 0..=86_400_000;
+        /// A voter of the metadata that is silent for longer gives its vote to another broker, if there is one.
+        replace_voter_after_ms: u64 = 60_000, in TIMEOUT_MS;
         /// The metadata log closes a segment, and gives up those before it, after so many bytes.
         metadata_segment_bytes: u64 = 1 << 20, in 16_384..=1 << 30;
     }

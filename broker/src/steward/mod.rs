@@ -1,0 +1,346 @@
+//! Makes every group have the members, and the leader, that metadata asks for.
+//!
+//! Whoever leads a group looks after it: it compares the assignment with Raft's membership and makes the one step that
+//! comes next, so that a move goes on under the next leader where the last one left it. Invariants: nothing is
+//! remembered that could not be seen again; **no member is added or removed on the word of metadata that may be out of
+//! date**: the leader first catches up with the metadata's own; at most one step of a group is under way; at most
+//! [`StewardSettings::recoveries_max`] replicas are built at once, within the transport's rate of recovery.
+//!
+//! Who leads the metadata group also issues the commands that follow from its state: what lay on a replaced disk is
+//! rebuilt, and brokers that are being removed are emptied and forgotten.
+
+mod carry_out;
+mod decide;
+mod guided;
+mod leaders;
+mod repair;
+mod voters;
+mod watched;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_core::MetadataState;
+use headwater_core::metadata::Partition;
+use headwater_proto::types::{BrokerId, GroupId, LogIndex, Term};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::carry_out::Task;
+use self::decide::{Step, View, Wanted, next_step};
+use self::guided::Guided;
+use self::leaders::{Fitness, Steadiness};
+use self::watched::Watched;
+use crate::config::ClusterConfig;
+use crate::node::Node;
+
+/// Between two looks while something is to be done.
+const LOOK_SOON: Duration = Duration::from_millis(200);
+/// Between two looks while all is as it should be: what changes in between is noticed by the metadata's progress.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Looks are not closer to one another than this, however much changes.
+const LOOK_NOT_BEFORE: Duration = Duration::from_millis(50);
+/// Leaderships that are handed over at the same time.
+const HAND_OVERS_AT_ONCE: usize = 4;
+/// What failed is tried again after so long.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How much at once, and after how long.
+#[derive(Debug, Clone, Copy)]
+pub struct StewardSettings {
+    /// Replicas that this broker builds on others at the same time.
+    pub recoveries_max: usize,
+    /// The preferred leader leads again once all has been calm for so long; `None`: leaders stay.
+    pub balance_after: Option<Duration>,
+    /// A voter of the metadata group that is silent for longer is replaced.
+    pub replace_voter_after: Duration,
+}
+
+impl From<&ClusterConfig> for StewardSettings {
+    fn from(config: &ClusterConfig) -> Self {
+        Self {
+            recoveries_max: config.recoveries_max,
+            balance_after: match config.leader_balance_after_ms {
+                0 => None,
+                after => Some(Duration::from_millis(after)),
+            },
+            replace_voter_after: Duration::from_millis(config.replace_voter_after_ms),
+        }
+    }
+}
+
+/// Looks after the groups that this broker leads, until it stops.
+pub async fn run(node: Arc<Node>) {
+    let mut steward = Steward::new(Arc::clone(&node));
+    let (mut metadata, mut others) = (node.controller().group().progress(), node.cluster().changes());
+    loop {
+        let pause = if steward.round() { LOOK_SOON } else { LOOK_AGAIN };
+        tokio::select! {
+            () = node.stop().cancelled() => return,
+            () = tokio::time::sleep(LOOK_NOT_BEFORE) => {}
+        }
+        tokio::select! {
+            () = node.stop().cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+            Some(done) = steward.tasks.join_next() => steward.note(done),
+            Ok(()) = metadata.changed() => {}
+            Ok(()) = others.changed() => {}
+        }
+    }
+}
+
+struct Steward {
+    node: Arc<Node>,
+    settings: StewardSettings,
+    own: BrokerId,
+    watched: BTreeMap<GroupId, Watched>,
+    steadiness: Steadiness,
+    /// Steps under way: the groups, and whether it is a leadership that is handed over.
+    busy: BTreeMap<GroupId, bool>,
+    /// The commands of the metadata's leader are being issued.
+    commanding: bool,
+    /// The state of the metadata from which no commands followed.
+    commanded: Option<LogIndex>,
+    repaired_at: Option<Instant>,
+    tasks: JoinSet<Done>,
+}
+
+/// What a task was about, once it has ended.
+enum Done {
+    /// A step of a group, and whether it succeeded.
+    Group(GroupId, bool),
+    Commands,
+    Repair,
+}
+
+/// What metadata says of a group.
+struct Assigned {
+    wanted: Wanted,
+    partition: Partition,
+}
+
+impl Steward {
+    fn new(node: Arc<Node>) -> Self {
+        Self {
+            settings: StewardSettings::from(&node.config().cluster),
+            own: node.controller().broker_id(),
+            node,
+            watched: BTreeMap::new(),
+            steadiness: Steadiness::default(),
+            busy: BTreeMap::new(),
+            commanding: false,
+            commanded: None,
+            repaired_at: None,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Looks at every group that this broker leads, and begins what is to be done. Whether anything is.
+    fn round(&mut self) -> bool {
+        while let Some(done) = self.tasks.try_join_next() {
+            self.note(done);
+        }
+        let now = Instant::now();
+        self.note_liveness(now);
+        let led = self.led();
+        let ids: BTreeSet<_> = led.iter().map(|(group, _)| group.id()).collect();
+        let lost: Vec<_> = self.watched.keys().copied().filter(|group| !ids.contains(group)).collect();
+        for group in lost {
+            self.forget(group);
+        }
+        let mut anything = false;
+        for (group, term) in &led {
+            anything |= self.look_after(group, *term, now);
+        }
+        anything |= self.command();
+        self.repair(now);
+        anything || !self.busy.is_empty()
+    }
+
+    /// The groups that this broker leads; the metadata group first.
+    fn led(&self) -> Vec<(Arc<dyn Guided>, Term)> {
+        let metadata: Arc<dyn Guided> = Arc::clone(self.node.controller().group()) as _;
+        let partitions = self.node.registry().open_partitions();
+        let partitions = partitions.iter().map(|partition| Arc::clone(partition.group()) as Arc<dyn Guided>);
+        let all = std::iter::once(metadata).chain(partitions);
+        all.filter_map(|group| group.leads().map(|term| (group, term))).collect()
+    }
+
+    fn note_liveness(&mut self, now: Instant) {
+        let brokers: Vec<_> =
+            self.node.controller().with_state(|state| state.brokers().map(|broker| broker.id).collect());
+        let alive = brokers.into_iter().map(|broker| (broker, self.node.cluster().alive(broker)));
+        self.steadiness.note(alive, now);
+    }
+
+    fn look_after(&mut self, group: &Arc<dyn Guided>, term: Term, now: Instant) -> bool {
+        let id = group.id();
+        let watched = self.watched.entry(id).or_insert_with(|| Watched::new(term, group.last_index(), now));
+        if watched.term != term {
+            *watched = Watched::new(term, group.last_index(), now);
+        }
+        if self.busy.contains_key(&id) || now < watched.not_before {
+            return true;
+        }
+        let led_since = watched.led_since;
+        let Some(assigned) = self.assigned(group, led_since) else { return false };
+        if let Some(step) = self.step(group, &assigned.wanted, now) {
+            return match step {
+                Step::Settled => self.balance(group, &assigned, led_since, now),
+                Step::Wait(why) => {
+                    tracing::debug!(group = %id, ?why, "a change of members waits");
+                    self.balance(group, &assigned, led_since, now);
+                    true
+                }
+                step => {
+                    self.begin(group, Task::Step(step), led_since);
+                    true
+                }
+            };
+        }
+        self.balance(group, &assigned, led_since, now)
+    }
+
+    fn assigned(&self, group: &Arc<dyn Guided>, led_since: Instant) -> Option<Assigned> {
+        let members = || group.membership();
+        self.node.controller().with_state(|state| {
+            assigned(state, group.id(), members, |broker| self.is_there(broker, led_since))
+        })
+    }
+
+    /// The step that comes next; `None`: nothing has changed since nothing was to be done.
+    fn step(&mut self, group: &Arc<dyn Guided>, wanted: &Wanted, now: Instant) -> Option<Step> {
+        let id = group.id();
+        let building: usize = self.watched.values().map(|watched| watched.building).sum();
+        let watched = self.watched.get_mut(&id)?;
+        let caught_up_at = watched.look(group.last_index(), now);
+        // Who votes in the metadata group depends on who is alive, not on the assignment alone.
+        if id != GroupId::METADATA && watched.settled == Some(wanted.epoch) {
+            return None;
+        }
+        let (members, followers) = (group.membership(), group.followers());
+        let behind = |index: LogIndex| group.bytes_behind(index);
+        let (begin, end) = watched.note_builds(wanted, &members, &followers, behind);
+        let view = View {
+            own: group.replica_id(),
+            members: &members,
+            followers: &followers,
+            caught_up_at,
+            alive: &|broker| self.node.cluster().alive(broker),
+            has_room: building < self.settings.recoveries_max,
+        };
+        let step = next_step(wanted, &view);
+        watched.settled = (step == Step::Settled).then_some(wanted.epoch);
+        if let Step::AddLearner(..) = step {
+            watched.building += 1;
+        }
+        for (replicas, catching_up) in [(begin, true), (end, false)] {
+            for replica in replicas {
+                self.node.transport().throttle(id, replica, catching_up);
+            }
+        }
+        Some(step)
+    }
+
+    /// Hands leadership over where another broker should lead.
+    fn balance(
+        &mut self,
+        group: &Arc<dyn Guided>,
+        assigned: &Assigned,
+        led_since: Instant,
+        now: Instant,
+    ) -> bool {
+        let (id, partition) = (group.id(), &assigned.partition);
+        let state_of =
+            |broker| self.node.controller().with_state(|state| state.broker(broker).map(|b| b.state));
+        let balance_after = self.settings.balance_after.filter(|_| id != GroupId::METADATA);
+        let fitness = Fitness { state_of: &state_of, steadiness: &self.steadiness, balance_after, now };
+        let in_sync = self.node.cluster().in_sync(id);
+        let Some(to) = fitness.successor(self.own, partition, led_since, |broker| in_sync.contains(&broker))
+        else {
+            return false;
+        };
+        let Some(replica) = partition.replicas.iter().find(|replica| replica.broker == to) else {
+            return false;
+        };
+        let under_way = self.busy.values().filter(|hands_over| **hands_over).count();
+        if under_way < HAND_OVERS_AT_ONCE {
+            self.begin(group, Task::HandOver(replica.id), led_since);
+        }
+        true
+    }
+
+    fn begin(&mut self, group: &Arc<dyn Guided>, task: Task, led_since: Instant) {
+        let id = group.id();
+        self.busy.insert(id, matches!(task, Task::HandOver(_)));
+        let enough = self.watched.get(&id).and_then(|watched| watched.enough());
+        let carry_out = carry_out::CarryOut {
+            node: Arc::clone(&self.node),
+            group: Arc::clone(group),
+            settings: self.settings,
+            led_since,
+            caught_up_at: enough,
+        };
+        self.tasks.spawn(async move { Done::Group(id, carry_out.run(task).await) });
+    }
+
+    /// A task has ended.
+    fn note(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Group(id, succeeded)) => {
+                self.busy.remove(&id);
+                if let (false, Some(watched)) = (succeeded, self.watched.get_mut(&id)) {
+                    watched.not_before = Instant::now() + TRY_AGAIN_AFTER;
+                }
+            }
+            Ok(Done::Commands) => self.commanding = false,
+            Ok(Done::Repair) => {}
+            Err(error) => {
+                tracing::error!(%error, "a change of members broke off");
+                // Which one it was is not known: the others are only looked at once more.
+                self.busy.clear();
+                self.commanding = false;
+            }
+        }
+    }
+
+    fn forget(&mut self, group: GroupId) {
+        if let Some(watched) = self.watched.remove(&group) {
+            for replica in watched.throttled {
+                self.node.transport().throttle(group, replica, false);
+            }
+        }
+    }
+
+    fn is_there(&self, broker: BrokerId, led_since: Instant) -> bool {
+        is_there(&self.node, broker, led_since, self.settings.replace_voter_after)
+    }
+}
+
+/// Whether a broker is alive, or has not been silent for long.
+fn is_there(node: &Node, broker: BrokerId, led_since: Instant, patience: Duration) -> bool {
+    let silent = node.cluster().silent_for(broker).unwrap_or_else(|| led_since.elapsed());
+    node.cluster().alive(broker) || silent.min(led_since.elapsed()) < patience
+}
+
+/// What metadata says of a group; `None`: it knows nothing of it.
+fn assigned(
+    state: &MetadataState,
+    group: GroupId,
+    members: impl FnOnce() -> headwater_consensus::GroupMembership,
+    is_there: impl Fn(BrokerId) -> bool,
+) -> Option<Assigned> {
+    let partition = state.group(group)?;
+    if group != GroupId::METADATA {
+        return Some(Assigned { wanted: Wanted::of(partition), partition: partition.clone() });
+    }
+    let wanted = voters::wanted(state, &members(), is_there);
+    // Only a voter can lead, and none is preferred.
+    let voters = partition.replicas.iter().filter(|replica| wanted.voters.contains_key(&replica.id));
+    let partition = Partition { replicas: voters.copied().collect(), ..Partition::default() };
+    Some(Assigned { wanted, partition })
+}
+
+#[cfg(test)]
+mod tests;
