@@ -8,6 +8,12 @@ use rand::{RngExt, SeedableRng};
 
 use crate::Backoff;
 
+/// A leader is replaced within about a second: who looks for the new one must not oversleep it.
+const SEARCH_PAUSE_MAX: Duration = Duration::from_millis(150);
+
+/// Searches in a row after which the usual pauses hold: about 5 s.
+const SEARCHES_IN_HASTE: u32 = 40;
+
 /// The client's one source of randomness: a seed gives the same choices in the same order.
 pub struct Entropy(Mutex<StdRng>);
 
@@ -31,6 +37,15 @@ pub struct Attempts {
 impl Attempts {
     pub const fn succeeded(&mut self) {
         self.failures = 0;
+    }
+
+    /// As [`Attempts::failed`], while a leader is looked for.
+    pub fn searched(&mut self, backoff: &Backoff, entropy: &Entropy) -> Duration {
+        if self.failures >= SEARCHES_IN_HASTE {
+            return self.failed(backoff, entropy);
+        }
+        let hasty = Backoff { max: backoff.max.min(SEARCH_PAUSE_MAX), ..*backoff };
+        self.failed(&hasty, entropy)
     }
 
     /// How long to wait after one more failure: doubled each time, less a random part of up to half.
@@ -57,6 +72,13 @@ mod tests {
             assert!(pause <= Duration::from_millis(full_ms), "{pause:?} of {full_ms} ms");
             assert!(pause >= Duration::from_millis(full_ms / 2), "{pause:?} of {full_ms} ms");
         }
+        for _ in 0..30 {
+            assert!(attempts.searched(&Backoff::default(), &entropy) <= SEARCH_PAUSE_MAX);
+        }
+        for _ in 0..10 {
+            attempts.searched(&Backoff::default(), &entropy);
+        }
+        assert!(attempts.searched(&Backoff::default(), &entropy) >= Duration::from_millis(500));
         attempts.succeeded();
         assert!(attempts.failed(&backoff, &entropy) <= Duration::from_millis(10));
     }

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use headwater_proto::v1::admin_client::AdminClient;
+use headwater_proto::v1::cluster_client::ClusterClient;
 use headwater_proto::v1::data_client::DataClient;
 use headwater_proto::{ErrorCode, v1};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use crate::addresses::Addresses;
 use crate::backoff::{Attempts, Entropy};
 use crate::connection::{Fault, Pool};
 use crate::metadata::{Metadata, find_topic};
@@ -28,8 +29,7 @@ struct Inner {
     pool: Pool,
     metadata: Metadata,
     entropy: Entropy,
-    /// Which of the known addresses is asked next.
-    turn: AtomicUsize,
+    addresses: Addresses,
 }
 
 /// One request, as errors name it.
@@ -40,13 +40,8 @@ pub(crate) struct Request<'a> {
     /// It changes something: it isn't sent again unless it is certain that nothing was done.
     pub changes: bool,
     pub timeout: Duration,
-}
-
-/// Whom to ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whom {
-    Any,
-    Broker(i32),
+    /// What changes nothing is asked of another broker after this; twice as long in each round.
+    pub patience: Duration,
 }
 
 impl Client {
@@ -62,12 +57,12 @@ impl Client {
                 pool: Pool::new(&config),
                 metadata: Metadata::default(),
                 entropy: Entropy::new(config.seed.unwrap_or_else(ambient::seed)),
-                turn: AtomicUsize::new(0),
+                addresses: Addresses::default(),
                 config,
             }),
         };
-        let request = Request { operation: "connect to", target: "the cluster", changes: false, timeout };
-        client.request_metadata(request, Vec::new()).await?;
+        let request = Request { timeout, ..client.request("connect to", "the cluster") };
+        client.request_metadata(request, None, Vec::new()).await?;
         Ok(client)
     }
 
@@ -110,37 +105,76 @@ impl Client {
 
     /// A request with the configured time-out.
     pub(crate) fn request<'a>(&self, operation: &'static str, target: &'a str) -> Request<'a> {
-        Request { operation, target, changes: false, timeout: self.inner.config.request_timeout }
+        let ClientConfig { request_timeout, leader_check, .. } = self.inner.config;
+        Request { operation, target, changes: false, timeout: request_timeout, patience: leader_check }
     }
 
     /// The data service of a broker, by its id.
     pub(crate) fn data(&self, broker: i32) -> Result<DataClient<Channel>, ClientError> {
-        let address = self.inner.metadata.address(broker).ok_or_else(|| ClientError::Unreachable {
+        self.inner.pool.data(&self.address_of(broker)?)
+    }
+
+    fn address_of(&self, broker: i32) -> Result<String, ClientError> {
+        self.inner.metadata.address(broker).ok_or_else(|| ClientError::Unreachable {
             operation: "connect to",
             brokers: format!("broker {broker}"),
             reason: "its address is not known".to_owned(),
-        })?;
-        self.inner.pool.data(&address)
+        })
     }
 
     /// Asks for the named topics (all, when none is named) and takes the answer over.
     pub(crate) async fn refresh(&self, topics: Vec<String>) -> Result<v1::MetadataResponse, ClientError> {
-        self.request_metadata(self.request("describe", "the cluster"), topics).await
+        self.request_metadata(self.request("describe", "the cluster"), None, topics).await
+    }
+
+    /// As [`Client::refresh`], of any broker but one: that one may not know yet that it was replaced.
+    pub(crate) async fn refresh_elsewhere(
+        &self,
+        than: i32,
+        topics: Vec<String>,
+    ) -> Result<v1::MetadataResponse, ClientError> {
+        self.request_metadata(self.request("describe", "the cluster"), Some(than), topics).await
     }
 
     async fn request_metadata(
         &self,
         request: Request<'_>,
+        but: Option<i32>,
         topics: Vec<String>,
     ) -> Result<v1::MetadataResponse, ClientError> {
         let response = self
-            .ask_admin(request, Whom::Any, |mut admin| {
+            .ask(request, but, |address| {
+                let mut admin = self.inner.pool.admin(address)?;
                 let topics = topics.clone();
-                async move { admin.metadata(v1::MetadataRequest { topics }).await }
+                Ok(async move { admin.metadata(v1::MetadataRequest { topics }).await })
             })
             .await?;
         self.inner.metadata.update(&response);
         Ok(response)
+    }
+
+    /// Looks topics up. A broker may not have heard yet of one that was just created: the leader of
+    /// the metadata has the last word.
+    pub(crate) async fn look_up(&self, topics: Vec<String>) -> Result<v1::MetadataResponse, ClientError> {
+        let response = self.refresh(topics.clone()).await?;
+        let unknown = i32::from(ErrorCode::UnknownTopicOrPartition.number());
+        let is_unknown = |topic: &v1::TopicMetadata| topic.error.as_ref().is_some_and(|e| e.code == unknown);
+        let controller = self.inner.metadata.controller().filter(|_| response.brokers.len() > 1);
+        let Some(controller) = controller.filter(|_| response.topics.iter().any(is_unknown)) else {
+            return Ok(response);
+        };
+        let within = self.inner.config.leader_check;
+        let asked = self.ask_broker(controller, within, |address| {
+            let mut admin = self.inner.pool.admin(address)?;
+            Ok(async move { admin.metadata(v1::MetadataRequest { topics }).await })
+        });
+        match asked.await {
+            Ok(authoritative) => {
+                self.inner.metadata.update(&authoritative);
+                Ok(authoritative)
+            }
+            Err(_) => Ok(response),
+        }
     }
 
     /// The number of partitions of a topic, from the cache or asked for.
@@ -148,7 +182,7 @@ impl Client {
         if let Some(count) = self.inner.metadata.partition_count(topic) {
             return Ok(count);
         }
-        let response = self.refresh(vec![topic.to_owned()]).await?;
+        let response = self.look_up(vec![topic.to_owned()]).await?;
         let found = find_topic(&response, "look up", topic)?;
         i32::try_from(found.partitions.len()).map_err(|_| ClientError::Protocol {
             operation: "look up",
@@ -157,35 +191,72 @@ impl Client {
         })
     }
 
+    /// Asks any broker's admin service.
     pub(crate) async fn ask_admin<T, F>(
         &self,
         request: Request<'_>,
-        whom: Whom,
         call: impl Fn(AdminClient<Channel>) -> F,
     ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.ask(request, whom, |address| Ok(call(self.inner.pool.admin(address)?))).await
+        self.ask(request, None, |address| Ok(call(self.inner.pool.admin(address)?))).await
     }
 
+    /// Asks any broker's cluster service.
+    pub(crate) async fn ask_cluster<T, F>(
+        &self,
+        request: Request<'_>,
+        call: impl Fn(ClusterClient<Channel>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.ask(request, None, |address| Ok(call(self.inner.pool.cluster(address)?))).await
+    }
+
+    /// Asks any broker's data service.
     pub(crate) async fn ask_data<T, F>(
         &self,
         request: Request<'_>,
-        whom: Whom,
         call: impl Fn(DataClient<Channel>) -> F,
     ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.ask(request, whom, |address| Ok(call(self.inner.pool.data(address)?))).await
+        self.ask(request, None, |address| Ok(call(self.inner.pool.data(address)?))).await
     }
 
-    /// Asks until there is an answer, the time is over, or asking again could do it twice.
+    /// Repeats an attempt while brokers answer that the cluster has no leader for it at the moment:
+    /// nothing was done then.
+    pub(crate) async fn until_led<T, F>(
+        &self,
+        timeout: Duration,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let deadline = Instant::now() + timeout;
+        let mut attempts = Attempts::default();
+        loop {
+            let result = attempt().await;
+            let pause = attempts.searched(&self.inner.config.retry, &self.inner.entropy);
+            match result {
+                Err(error) if error.is_leaderless() && Instant::now() + pause < deadline => {
+                    tokio::time::sleep(pause).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Asks any broker (`but` one) until there is an answer, the time is over, or asking again could do
+    /// it twice. A broker that can't be reached is passed over at once, all of them only after a pause.
     async fn ask<T, F>(
         &self,
         request: Request<'_>,
-        whom: Whom,
+        but: Option<i32>,
         call: impl Fn(&str) -> Result<F, ClientError>,
     ) -> Result<T, ClientError>
     where
@@ -193,63 +264,131 @@ impl Client {
     {
         let deadline = Instant::now() + request.timeout;
         let mut attempts = Attempts::default();
+        let mut patience = request.patience;
+        let mut asked = 0;
         loop {
-            let address = self.address(whom);
-            // Boxed: a tonic call is a large future, and this one sits inside many others.
-            let answer = tokio::time::timeout_at(deadline, Box::pin(call(&address)?)).await;
-            let fault = match answer {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) => Fault::of(status),
-                Err(_) => Fault::Lost(format!("no answer within {} ms", request.timeout.as_millis())),
+            let all = self.known_addresses(but);
+            let address = self.inner.addresses.choose(&all);
+            let patient = request.changes || all.len() < 2;
+            let until = if patient { deadline } else { deadline.min(Instant::now() + patience) };
+            let fault = match self.attempt(&address, until, &call).await? {
+                Ok(response) => return Ok(response),
+                Err(fault) => fault,
             };
-            let pause = attempts.failed(&self.inner.config.retry, &self.inner.entropy);
+            asked += 1;
+            let round_is_over = asked % all.len().max(1) == 0;
+            let mut pause = Duration::ZERO;
+            if round_is_over {
+                pause = attempts.failed(&self.inner.config.retry, &self.inner.entropy);
+                patience = patience.saturating_mul(2);
+            }
             let out_of_time = Instant::now() + pause >= deadline;
+            let (operation, target) = (request.operation, request.target.to_owned());
             match fault {
                 Fault::Refused(status) => return Err(refused(request, &status)),
                 Fault::Lost(reason) if request.changes => {
-                    return Err(ClientError::OutcomeUnknown {
-                        operation: request.operation,
-                        target: request.target.to_owned(),
-                        reason: format!("{address}: {reason}"),
-                    });
+                    let reason = format!("{address}: {reason}");
+                    return Err(ClientError::OutcomeUnknown { operation, target, reason });
                 }
                 Fault::Lost(reason) if out_of_time => {
-                    return Err(ClientError::TimedOut {
-                        operation: request.operation,
-                        target: request.target.to_owned(),
-                        after: request.timeout,
-                        reason: format!("{address}: {reason}"),
-                    });
+                    let (after, reason) = (request.timeout, format!("{address}: {reason}"));
+                    return Err(ClientError::TimedOut { operation, target, after, reason });
                 }
                 Fault::NeverSent(reason) if out_of_time => {
-                    return Err(ClientError::Unreachable {
-                        operation: request.operation,
-                        brokers: self.addresses(whom).join(", "),
-                        reason,
-                    });
+                    return Err(ClientError::Unreachable { operation, brokers: all.join(", "), reason });
                 }
                 Fault::Lost(_) | Fault::NeverSent(_) => tokio::time::sleep(pause).await,
             }
         }
     }
 
-    fn address(&self, whom: Whom) -> String {
-        let addresses = self.addresses(whom);
-        let turn = self.inner.turn.fetch_add(1, Ordering::Relaxed);
-        addresses.get(turn % addresses.len().max(1)).cloned().unwrap_or_default()
+    /// Asks one broker, once.
+    pub(crate) async fn ask_broker<T, F>(
+        &self,
+        broker: i32,
+        within: Duration,
+        call: impl FnOnce(&str) -> Result<F, ClientError>,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let address = self.address_of(broker)?;
+        let target = format!("broker {broker} at {address}");
+        let fault = match self.attempt(&address, Instant::now() + within, call).await? {
+            Ok(response) => return Ok(response),
+            Err(fault) => fault,
+        };
+        Err(match fault {
+            Fault::Refused(status) => {
+                refused(Request { target: &target, ..self.request("ask", "") }, &status)
+            }
+            Fault::Lost(reason) => ClientError::TimedOut { operation: "ask", target, after: within, reason },
+            Fault::NeverSent(reason) => {
+                ClientError::Unreachable { operation: "ask", brokers: target, reason }
+            }
+        })
+    }
+
+    /// Asks one broker's admin service, once.
+    pub(crate) async fn ask_broker_admin<T, F>(
+        &self,
+        broker: i32,
+        within: Duration,
+        call: impl FnOnce(AdminClient<Channel>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.ask_broker(broker, within, |address| Ok(call(self.inner.pool.admin(address)?))).await
+    }
+
+    /// Asks one broker's data service, once.
+    pub(crate) async fn ask_broker_data<T, F>(
+        &self,
+        broker: i32,
+        within: Duration,
+        call: impl FnOnce(DataClient<Channel>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.ask_broker(broker, within, |address| Ok(call(self.inner.pool.data(address)?))).await
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        address: &str,
+        until: Instant,
+        call: impl FnOnce(&str) -> Result<F, ClientError>,
+    ) -> Result<Result<T, Fault>, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let started = Instant::now();
+        // Boxed: a tonic call is a large future, and this one sits inside many others.
+        let fault = match tokio::time::timeout_at(until, Box::pin(call(address)?)).await {
+            Ok(Ok(response)) => {
+                self.inner.addresses.answered(address);
+                return Ok(Ok(response.into_inner()));
+            }
+            Ok(Err(status)) => Fault::of(status),
+            Err(_) => Fault::Lost(format!("no answer within {} ms", started.elapsed().as_millis())),
+        };
+        if !matches!(fault, Fault::Refused(_)) {
+            self.inner.addresses.failed(address);
+        }
+        Ok(Err(fault))
     }
 
     /// Addresses to ask, those of known brokers first; the configured ones help when all have moved.
-    fn addresses(&self, whom: Whom) -> Vec<String> {
-        if let Whom::Broker(id) = whom
-            && let Some(address) = self.inner.metadata.address(id)
-        {
-            return vec![address];
-        }
+    fn known_addresses(&self, but: Option<i32>) -> Vec<String> {
+        let avoided = but.and_then(|broker| self.inner.metadata.address(broker));
         let mut seen = BTreeSet::new();
         let known = self.inner.metadata.addresses();
         let all = known.into_iter().chain(self.inner.config.brokers.iter().cloned());
-        all.filter(|address| seen.insert(address.clone())).collect()
+        let all: Vec<String> = all.filter(|address| seen.insert(address.clone())).collect();
+        let others: Vec<String> = all.iter().filter(|a| Some(*a) != avoided.as_ref()).cloned().collect();
+        if others.is_empty() { all } else { others }
     }
 }
 

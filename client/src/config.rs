@@ -73,8 +73,19 @@ pub struct ClientConfig {
     /// Bound on [`Client::connect`](crate::Client::connect): a broker that is just starting is
     /// waited for. Default 10 s.
     pub bootstrap_timeout: Duration,
-    /// Pace of all retries and reconnects.
+    /// Pace of all retries and reconnects. While a partition's leader is looked for, the pauses stay
+    /// below 150 ms for the first seconds.
     pub retry: Backoff,
+    /// What is known of topics and leaders is looked up again at this age, so that new partitions and
+    /// brokers are found. Errors and leader hints of brokers correct it at once. Default 5 min.
+    pub metadata_max_age: Duration,
+    /// A leader that owes an answer for so long may have been replaced: another broker is asked who
+    /// leads. Also the first bound on the wait for an answer that any other broker could give.
+    /// Default 500 ms.
+    pub leader_check: Duration,
+    /// Where this client is. Consumers then read from a replica whose broker has the same rack, if one
+    /// is caught up, and from the leader otherwise. Default none: always from the leader.
+    pub rack: Option<String>,
     /// Bytes that a broker may send ahead on one stream (HTTP/2 window); half of what it may on one
     /// connection. 64 KiB to 1 GiB. Default 16 MiB.
     pub receive_window_bytes: u32,
@@ -95,6 +106,9 @@ impl Default for ClientConfig {
             request_timeout: Duration::from_secs(30),
             bootstrap_timeout: Duration::from_secs(10),
             retry: Backoff::default(),
+            metadata_max_age: Duration::from_secs(300),
+            leader_check: Duration::from_millis(500),
+            rack: None,
             receive_window_bytes: 16 << 20,
             connector: None,
             clock: Arc::new(ambient::wall_clock_ms),
@@ -122,6 +136,11 @@ impl ClientConfig {
                 return refuse(format!("broker address {address:?} is not of the form HOST:PORT"));
             }
         }
+        if self.leader_check < Duration::from_millis(10) || self.metadata_max_age < self.leader_check {
+            return refuse(
+                "leader_check must be at least 10 ms, and metadata_max_age no shorter than it".to_owned(),
+            );
+        }
         if !((64 << 10)..=(1 << 30)).contains(&self.receive_window_bytes) {
             let bytes = self.receive_window_bytes;
             return refuse(format!("receive_window_bytes is {bytes}; it must be from 64 KiB to 1 GiB"));
@@ -135,6 +154,7 @@ impl fmt::Debug for ClientConfig {
         f.debug_struct("ClientConfig")
             .field("brokers", &self.brokers)
             .field("client_id", &self.client_id)
+            .field("rack", &self.rack)
             .field("seed", &self.seed)
             .finish_non_exhaustive()
     }

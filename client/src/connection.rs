@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use headwater_proto::v1::admin_client::AdminClient;
+use headwater_proto::v1::cluster_client::ClusterClient;
 use headwater_proto::v1::data_client::DataClient;
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -26,9 +27,10 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Large frames cost less per byte; the default of 16 KiB halves the throughput.
 const FRAME_BYTES: u32 = 1 << 20;
 
-/// A peer that is gone without a word is noticed after an interval and a time-out.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that is gone without a word is noticed after an interval and a time-out, while anything is
+/// asked of it: a consumer whose broker fell silent has no other way to tell.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The connections of one client.
 pub struct Pool {
@@ -52,6 +54,12 @@ impl Pool {
 
     pub fn admin(&self, address: &str) -> Result<AdminClient<Channel>, ClientError> {
         Ok(AdminClient::new(self.channel(address)?)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    pub fn cluster(&self, address: &str) -> Result<ClusterClient<Channel>, ClientError> {
+        Ok(ClusterClient::new(self.channel(address)?)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }

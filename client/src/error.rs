@@ -49,6 +49,14 @@ impl ClientError {
         matches!(self, Self::OutcomeUnknown { .. })
     }
 
+    /// Nothing was done, for want of a leader that could do it: the same request will do in a moment.
+    pub(crate) const fn is_leaderless(&self) -> bool {
+        matches!(
+            self.code(),
+            Some(ErrorCode::NotController | ErrorCode::NotLeaderOrFollower | ErrorCode::LeaderNotAvailable)
+        )
+    }
+
     /// The broker's error code, where it sent one.
     #[must_use]
     pub const fn code(&self) -> Option<ErrorCode> {

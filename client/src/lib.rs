@@ -14,6 +14,7 @@
 //! - Clock, entropy and connections are injected by [`ClientConfig`]; their defaults are all in
 //!   `ambient`. No thread is started.
 
+mod addresses;
 mod admin;
 mod ambient;
 mod backoff;

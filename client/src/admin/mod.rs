@@ -1,15 +1,22 @@
 //! Admin requests: one method each, typed, with one result for each topic or partition asked for.
 //!
-//! What only reads is asked again until the request time-out. What changes something is not, once a
-//! broker may have seen it: [`ClientError::OutcomeUnknown`] says so, and the caller looks first.
+//! Any broker takes any request, and passes on what another must do; what is about one partition goes
+//! straight to its leader. What only reads is asked again until the request time-out. What changes
+//! something is asked again only if it is certain that nothing was done; once a broker may have seen it,
+//! [`ClientError::OutcomeUnknown`] says so, and the caller looks first.
 
+mod changes;
+mod cluster;
 mod leaders;
 mod types;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use headwater_proto::types::TopicId;
 use headwater_proto::v1;
+use headwater_proto::v1::admin_client::AdminClient;
+use tokio::task::JoinSet;
 
 pub(crate) use leaders::list_offsets;
 pub use types::{
@@ -17,10 +24,14 @@ pub use types::{
     TopicPartitionInfo,
 };
 
-use self::leaders::{by_leader, missing};
-use crate::client::{Request, Whom};
+use self::changes::change_topics;
+use self::leaders::at_leaders;
+use crate::client::Request;
 use crate::metadata::find_topic;
 use crate::{Client, ClientError, ConfigDescription, PartitionDescription, TopicPartition};
+
+/// Bound on the wait for one of several brokers that are asked at the same time.
+const ONE_OF_SEVERAL: Duration = Duration::from_secs(5);
 
 /// Asks about the cluster and changes it. Cheap to clone.
 ///
@@ -70,7 +81,7 @@ impl Admin {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let response = self.client.refresh(names.clone()).await?;
+        let response = self.client.look_up(names.clone()).await?;
         let describe = |name: String| {
             let topic = find_topic(&response, "describe", &name).map(|topic| Topic::from(topic.clone()));
             (name, topic)
@@ -88,20 +99,13 @@ impl Admin {
         validate_only: bool,
     ) -> Result<PerTopic<TopicCreated>, ClientError> {
         let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
-        let topics: Vec<_> = topics.into_iter().map(NewTopic::into_wire).collect();
+        let topics = topics.into_iter().map(|topic| (topic.name.clone(), topic.into_wire())).collect();
         let request = self.change("create", "topics", validate_only);
-        let response = self
-            .client
-            .ask_admin(request, Whom::Any, |mut admin| {
-                let topics = topics.clone();
-                async move {
-                    admin
-                        .create_topics(v1::CreateTopicsRequest { topics, validate_only, timeout_ms: 0 })
-                        .await
-                }
-            })
-            .await?;
-        Ok(per_topic("create", names, response.topics, |result| TopicCreated {
+        let create = |mut admin: AdminClient<_>, topics| async move {
+            admin.create_topics(v1::CreateTopicsRequest { topics, validate_only, timeout_ms: 0 }).await
+        };
+        let results = change_topics(&self.client, request, topics, create).await?;
+        Ok(per_topic("create", names, results, |result| TopicCreated {
             topic_id: topic_id(&result.topic_id),
             partitions: result.partitions,
             replicas: result.replicas,
@@ -116,16 +120,14 @@ impl Admin {
         &self,
         topics: impl IntoIterator<Item = S>,
     ) -> Result<PerTopic<()>, ClientError> {
-        let topics: Vec<String> = topics.into_iter().map(Into::into).collect();
+        let names: Vec<String> = topics.into_iter().map(Into::into).collect();
         let request = self.change("delete", "topics", false);
-        let response = self
-            .client
-            .ask_admin(request, Whom::Any, |mut admin| {
-                let topics = topics.clone();
-                async move { admin.delete_topics(v1::DeleteTopicsRequest { topics }).await }
-            })
-            .await?;
-        Ok(per_topic("delete", topics, response.topics, |_| ()))
+        let topics = names.iter().map(|name| (name.clone(), name.clone())).collect();
+        let delete = |mut admin: AdminClient<_>, topics| async move {
+            admin.delete_topics(v1::DeleteTopicsRequest { topics }).await
+        };
+        let results = change_topics(&self.client, request, topics, delete).await?;
+        Ok(per_topic("delete", names, results, |_| ()))
     }
 
     /// Raises the number of partitions of each topic to a new total.
@@ -138,20 +140,19 @@ impl Admin {
         validate_only: bool,
     ) -> Result<PerTopic<()>, ClientError> {
         let names: Vec<String> = totals.iter().map(|(topic, _)| topic.clone()).collect();
-        let topics: Vec<_> =
-            totals.into_iter().map(|(topic, partitions)| v1::NewPartitions { topic, partitions }).collect();
+        let topics = totals
+            .into_iter()
+            .map(|(topic, partitions)| (topic.clone(), v1::NewPartitions { topic, partitions }))
+            .collect();
         let request = self.change("add partitions to", "topics", validate_only);
-        let response = self
-            .client
-            .ask_admin(request, Whom::Any, |mut admin| {
-                let request = v1::CreatePartitionsRequest { topics: topics.clone(), validate_only };
-                async move { admin.create_partitions(request).await }
-            })
-            .await?;
+        let add = |mut admin: AdminClient<_>, topics| async move {
+            admin.create_partitions(v1::CreatePartitionsRequest { topics, validate_only }).await
+        };
+        let results = change_topics(&self.client, request, topics, add).await?;
         if !validate_only {
             self.client.refresh(names.clone()).await?;
         }
-        Ok(per_topic("add partitions to", names, response.topics, |_| ()))
+        Ok(per_topic("add partitions to", names, results, |_| ()))
     }
 
     /// Every config of each topic, with value, default and documentation.
@@ -166,7 +167,7 @@ impl Admin {
         let topics: Vec<String> = topics.into_iter().map(Into::into).collect();
         let response = self
             .client
-            .ask_admin(self.client.request(OPERATION, "topics"), Whom::Any, |mut admin| {
+            .ask_admin(self.client.request(OPERATION, "topics"), |mut admin| {
                 let topics = topics.clone();
                 async move { admin.describe_configs(v1::DescribeConfigsRequest { topics }).await }
             })
@@ -192,17 +193,14 @@ impl Admin {
     ) -> Result<(), ClientError> {
         const OPERATION: &str = "alter the configs of";
         let configs = configs.into_iter().map(|(name, value)| v1::ConfigEntry { name, value }).collect();
-        let topics = vec![v1::AlterTopicConfigs { topic: topic.to_owned(), configs }];
+        let change = v1::AlterTopicConfigs { topic: topic.to_owned(), configs };
         let request = self.change(OPERATION, topic, validate_only);
-        let response = self
-            .client
-            .ask_admin(request, Whom::Any, |mut admin| {
-                let request = v1::AlterConfigsRequest { topics: topics.clone(), validate_only };
-                async move { admin.alter_configs(request).await }
-            })
-            .await?;
-        let result = response.topics.into_iter().find(|result| result.name == topic);
-        answer(OPERATION, topic, result, |result| result.error.as_ref()).map(|_| ())
+        let alter = |mut admin: AdminClient<_>, topics| async move {
+            admin.alter_configs(v1::AlterConfigsRequest { topics, validate_only }).await
+        };
+        let mut results =
+            change_topics(&self.client, request, vec![(topic.to_owned(), change)], alter).await?;
+        answer(OPERATION, topic, results.remove(topic), |result| result.error.as_ref()).map(|_| ())
     }
 
     /// Moves log starts: what lies below an offset is gone. `None` deletes all there is. Gives the
@@ -214,30 +212,22 @@ impl Admin {
         &self,
         below: Vec<(TopicPartition, Option<i64>)>,
     ) -> Result<PerPartition<i64>, ClientError> {
-        const OPERATION: &str = "delete records of";
-        let (groups, mut results) = by_leader(&self.client, below).await?;
-        for (broker, group) in groups {
-            let partitions: Vec<_> = group
-                .iter()
-                .map(|(partition, offset)| v1::DeleteRecordsPartition {
-                    topic: partition.topic.to_string(),
-                    partition: partition.partition,
-                    offset: offset.unwrap_or(-1),
-                })
-                .collect();
-            let request = self.client.request(OPERATION, "partitions");
-            let response = self
-                .client
-                .ask_admin(request, Whom::Broker(broker), |mut admin| {
-                    let request = v1::DeleteRecordsRequest { partitions: partitions.clone() };
-                    async move { admin.delete_records(request).await }
-                })
-                .await?;
-            let answers =
-                response.partitions.into_iter().map(|r| (r.topic, r.partition, r.error, r.log_start_offset));
-            collect(OPERATION, group, answers.collect(), &mut results);
-        }
-        Ok(results)
+        at_leaders(&self.client, "delete records of", below, |broker, within, group| async move {
+            let wire = |(partition, offset): (TopicPartition, Option<i64>)| v1::DeleteRecordsPartition {
+                topic: partition.topic.to_string(),
+                partition: partition.partition,
+                offset: offset.unwrap_or(-1),
+            };
+            let request = v1::DeleteRecordsRequest { partitions: group.into_iter().map(wire).collect() };
+            let call = |mut admin: AdminClient<_>| async move { admin.delete_records(request).await };
+            let response = self.client.ask_broker_admin(broker, within, call).await?;
+            let read = |answer: v1::DeleteRecordsResult| {
+                let result = answer.error.map_or(Ok(answer.log_start_offset), Err);
+                (TopicPartition::new(answer.topic.as_str(), answer.partition), result)
+            };
+            Ok(response.partitions.into_iter().map(read).collect())
+        })
+        .await
     }
 
     /// Accepts that damaged records of these partitions are lost, so that they can be written again.
@@ -249,27 +239,22 @@ impl Admin {
         &self,
         partitions: Vec<TopicPartition>,
     ) -> Result<PerPartition<()>, ClientError> {
-        const OPERATION: &str = "accept the loss of";
         let asked = partitions.into_iter().map(|partition| (partition, ())).collect();
-        let (groups, mut results) = by_leader(&self.client, asked).await?;
-        for (broker, group) in groups {
-            let wire = |(partition, ()): &(TopicPartition, ())| v1::TopicPartition {
+        at_leaders(&self.client, "accept the loss of", asked, |broker, within, group| async move {
+            let wire = |(partition, ()): (TopicPartition, ())| v1::TopicPartition {
                 topic: partition.topic.to_string(),
                 partition: partition.partition,
             };
-            let partitions: Vec<_> = group.iter().map(wire).collect();
-            let request = self.client.request(OPERATION, "partitions");
-            let response = self
-                .client
-                .ask_admin(request, Whom::Broker(broker), |mut admin| {
-                    let request = v1::AcceptLossRequest { partitions: partitions.clone() };
-                    async move { admin.accept_loss(request).await }
-                })
-                .await?;
-            let answers = response.partitions.into_iter().map(|r| (r.topic, r.partition, r.error, ()));
-            collect(OPERATION, group, answers.collect(), &mut results);
-        }
-        Ok(results)
+            let request = v1::AcceptLossRequest { partitions: group.into_iter().map(wire).collect() };
+            let call = |mut admin: AdminClient<_>| async move { admin.accept_loss(request).await };
+            let response = self.client.ask_broker_admin(broker, within, call).await?;
+            let read = |answer: v1::AcceptLossResult| {
+                let result = answer.error.map_or(Ok(()), Err);
+                (TopicPartition::new(answer.topic.as_str(), answer.partition), result)
+            };
+            Ok(response.partitions.into_iter().map(read).collect())
+        })
+        .await
     }
 
     /// Offsets of partitions, from their leaders.
@@ -284,34 +269,55 @@ impl Admin {
     }
 
     /// Sizes, offsets and segments of each partition of the topics (all, when none is named), as the
-    /// brokers that lead them hold them; by topic and partition.
+    /// brokers that lead them hold them, or as any does where the leader did not answer; by topic and
+    /// partition.
     ///
     /// # Errors
-    /// A broker did not answer.
+    /// No broker answered.
     pub async fn describe_partitions<S: Into<String>>(
         &self,
         topics: impl IntoIterator<Item = S>,
     ) -> Result<Vec<PartitionDescription>, ClientError> {
         let topics: Vec<String> = topics.into_iter().map(Into::into).collect();
         let brokers = self.client.refresh(Vec::new()).await?.brokers;
-        let mut found: BTreeMap<(String, i32), PartitionDescription> = BTreeMap::new();
+        let within = match brokers.len() {
+            1 => self.client.config().request_timeout,
+            _ => self.client.config().request_timeout.min(ONE_OF_SEVERAL),
+        };
+        let mut asked = JoinSet::new();
         for broker in brokers {
-            let request = self.client.request("describe the partitions of", "topics");
-            let response = self
-                .client
-                .ask_admin(request, Whom::Broker(broker.id), |mut admin| {
-                    let request = v1::DescribePartitionsRequest { topics: topics.clone() };
-                    async move { admin.describe_partitions(request).await }
-                })
-                .await?;
-            for partition in response.partitions {
+            let (client, topics) = (self.client.clone(), topics.clone());
+            asked.spawn(async move {
+                let call = |mut admin: AdminClient<_>| async move {
+                    admin.describe_partitions(v1::DescribePartitionsRequest { topics }).await
+                };
+                (broker.id, client.ask_broker_admin(broker.id, within, call).await)
+            });
+        }
+        let mut answers: Vec<_> = asked.join_all().await;
+        answers.sort_by_key(|(broker, _)| *broker);
+        let mut found: BTreeMap<(String, i32), PartitionDescription> = BTreeMap::new();
+        let (mut answered, mut failed) = (false, None);
+        for (broker, answer) in answers {
+            let partitions = match answer {
+                Ok(response) => response.partitions,
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            };
+            answered = true;
+            for partition in partitions {
                 let key = (partition.topic.clone(), partition.partition);
-                if partition.leader_id == broker.id || !found.contains_key(&key) {
+                if partition.leader_id == broker || !found.contains_key(&key) {
                     found.insert(key, partition);
                 }
             }
         }
-        Ok(found.into_values().collect())
+        match failed {
+            Some(error) if !answered => Err(error),
+            _ => Ok(found.into_values().collect()),
+        }
     }
 
     fn change<'a>(&self, operation: &'static str, target: &'a str, validate_only: bool) -> Request<'a> {
@@ -323,38 +329,14 @@ impl Admin {
 fn per_topic<T>(
     operation: &'static str,
     names: Vec<String>,
-    results: Vec<v1::TopicResult>,
+    mut results: BTreeMap<String, v1::TopicResult>,
     read: impl Fn(v1::TopicResult) -> T,
 ) -> PerTopic<T> {
-    let mut results: BTreeMap<String, v1::TopicResult> =
-        results.into_iter().map(|result| (result.name.clone(), result)).collect();
     let find = |name: String| {
         let result = answer(operation, &name, results.remove(&name), |result| result.error.as_ref());
         (name, result.map(&read))
     };
     names.into_iter().map(find).collect()
-}
-
-/// What a leader answered about each partition that it was asked for.
-fn collect<T: Copy, W>(
-    operation: &'static str,
-    asked: Vec<(TopicPartition, W)>,
-    answers: Vec<(String, i32, Option<v1::Error>, T)>,
-    results: &mut PerPartition<T>,
-) {
-    for (partition, _) in asked {
-        let found = answers
-            .iter()
-            .find(|(topic, number, ..)| *topic == *partition.topic && *number == partition.partition);
-        let result = match found {
-            None => Err(missing(operation, &partition)),
-            Some((_, _, Some(error), _)) => {
-                Err(ClientError::refused(operation, format!("partition {partition}"), error))
-            }
-            Some((_, _, None, value)) => Ok(*value),
-        };
-        results.insert(partition, result);
-    }
 }
 
 /// One topic's part of an answer, or why there is none.

@@ -1,5 +1,5 @@
-//! The consumer, by assignment: one stream per broker fills a bounded buffer, from which batches or
-//! records are taken.
+//! The consumer, by assignment: streams from the brokers that lead its partitions, or hold them nearby,
+//! fill a bounded buffer, from which batches or records are taken.
 
 mod batch;
 mod config;
@@ -139,6 +139,12 @@ impl Consumer {
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
         self.shared.lock().buffered_bytes()
+    }
+
+    /// Streams from brokers that are open now; usually one per broker that leads any of the partitions.
+    #[must_use]
+    pub fn stream_count(&self) -> usize {
+        self.shared.lock().served.len()
     }
 
     /// The assigned partitions, in order.

@@ -23,7 +23,10 @@ pub struct Reader {
     pub config: Arc<ConsumerConfig>,
     pub shared: Arc<Shared>,
     pub id: StreamId,
+    /// Broker id.
     pub broker: i32,
+    /// It was asked to serve as the leader, not as a replica nearby.
+    pub from_leader: bool,
 }
 
 /// What is left to do after a message.
@@ -41,7 +44,8 @@ impl Reader {
             Err(error) => return error.to_string(),
         };
         let max_message_bytes = self.config.max_message_bytes;
-        let request = v1::ConsumeRequest { partitions, max_message_bytes, ..Default::default() };
+        let allow_follower = !self.from_leader;
+        let request = v1::ConsumeRequest { partitions, max_message_bytes, allow_follower };
         let mut messages = match Box::pin(data.consume(request)).await {
             Ok(response) => response.into_inner(),
             Err(status) => return Fault::of(status).reason(),
@@ -75,7 +79,15 @@ impl Reader {
     fn accept(&self, records: v1::PartitionRecords) -> After {
         let partition = TopicPartition::new(records.topic.as_str(), records.partition);
         let mut state = self.shared.lock();
-        // Sought, paused or unassigned since: what still comes is not wanted.
+        if let Some(served) = state.served.get_mut(&self.id) {
+            served.news = true;
+        }
+        if records.error.is_some() {
+            // The broker has taken it off the stream.
+            state.ended(self.id, &partition);
+            self.shared.plan.notify_one();
+        }
+        // Sought, paused or unassigned since, or moved: what still comes is not wanted.
         let Some(part) = state.bound(&partition, self.id) else { return After::Go };
         if let Some(error) = &records.error {
             return self.refused(&mut state, partition, &records, error);
@@ -83,6 +95,9 @@ impl Reader {
         part.attempts.succeeded();
         part.high_watermark = records.high_watermark;
         let before = part.fetch_from;
+        if let Some(served) = state.served.get_mut(&self.id) {
+            served.brought = true;
+        }
         self.take_batches(&mut state, partition, records);
         let arrived = !state.is_empty();
         drop(state);
@@ -156,7 +171,18 @@ impl Reader {
         error: &v1::Error,
     ) -> After {
         let Some(part) = state.parts.get_mut(&partition) else { return After::Go };
+        let metadata = self.client.metadata();
+        if let Some(hint) = &error.leader {
+            metadata.learn(&partition.topic, partition.partition, hint);
+        }
+        if !self.from_leader {
+            // It may lag behind, or not hold the partition any more: the leader has the last word.
+            part.leave_follower(Instant::now());
+            part.stream = None;
+            return After::Go;
+        }
         let code = ErrorCode::from_number(error.code).unwrap_or(ErrorCode::UnknownServerError);
+        let known_epoch = part.server.map_or(-1, |server| server.epoch);
         if code == ErrorCode::OffsetOutOfRange {
             let failed = ConsumeError::OffsetOutOfRange {
                 partition: partition.clone(),
@@ -170,10 +196,14 @@ impl Reader {
                 OffsetPolicy::Latest => return After::Reset(partition, Position::End),
             }
         } else if error.retriable {
-            let pause = part.attempts.failed(&self.client.config().retry, self.client.entropy());
-            part.not_before = Some(Instant::now() + pause);
             part.stream = None;
-            self.shared.plan.notify_one();
+            let leader = metadata.leader(&partition.topic, partition.partition);
+            if code == ErrorCode::FencedLeaderEpoch {
+                part.fenced = part.fenced.max(known_epoch);
+            } else if leader.is_none_or(|leader| leader.epoch <= known_epoch) {
+                let pause = part.attempts.searched(&self.client.config().retry, self.client.entropy());
+                part.not_before = Some(Instant::now() + pause);
+            }
         } else {
             let error = ClientError::refused("consume", format!("partition {partition}"), error);
             self.rest(state, &partition, ConsumeError::Refused { partition: partition.clone(), error });

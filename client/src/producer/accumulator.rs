@@ -64,6 +64,8 @@ pub struct Queue {
     closed_batches: AtomicU64,
     /// A hint: the next record joins a batch.
     has_open: AtomicBool,
+    /// Bytes at which a batch is full: the configured number, or less once the broker refused that.
+    batch_bytes: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -86,14 +88,20 @@ pub enum Next {
 }
 
 impl Queue {
-    fn new(id: QueueId, partition: TopicPartition) -> Self {
+    fn new(id: QueueId, partition: TopicPartition, batch_bytes: usize) -> Self {
         Self {
             id,
             partition,
             state: Mutex::default(),
             closed_batches: AtomicU64::new(0),
             has_open: AtomicBool::new(false),
+            batch_bytes: AtomicUsize::new(batch_bytes),
         }
+    }
+
+    /// A batch was too large, and cut down to this: later ones are to be no larger.
+    pub fn shrink(&self, batch_bytes: usize) {
+        self.batch_bytes.fetch_min(batch_bytes.max(1), Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState> {
@@ -162,7 +170,8 @@ impl Queue {
         charged_bytes: usize,
     ) -> Result<(Delivery, bool), RecordError> {
         let mut state = self.lock();
-        let room = |batch: &OpenBatch| batch.builder.len_bytes() + record.bytes_max() <= config.batch_bytes;
+        let batch_bytes = self.batch_bytes.load(Ordering::Relaxed);
+        let room = |batch: &OpenBatch| batch.builder.len_bytes() + record.bytes_max() <= batch_bytes;
         let mut news = false;
         if state.open.as_ref().is_some_and(|batch| !room(batch))
             && let Some(batch) = self.close(&mut state)
@@ -171,7 +180,7 @@ impl Queue {
             news = true;
         }
         if state.open.is_none() {
-            let capacity = state.capacity_hint.max(FIRST_CAPACITY_BYTES.min(config.batch_bytes));
+            let capacity = state.capacity_hint.max(FIRST_CAPACITY_BYTES.min(batch_bytes));
             let capacity = capacity.max(record.bytes_max() + 64);
             state.open = Some(OpenBatch {
                 builder: RecordBatchBuilder::with_capacity(
@@ -201,7 +210,7 @@ impl Queue {
         }
         batch.charged_bytes += charged_bytes;
         let delivery = Delivery::new(Arc::clone(&batch.state), index as u32);
-        let full = batch.builder.len_bytes() >= config.batch_bytes
+        let full = batch.builder.len_bytes() >= batch_bytes
             || config.batch_records.is_some_and(|max| index as usize + 1 >= max);
         if full && let Some(batch) = self.close(&mut state) {
             state.full.push_back(batch);
@@ -310,7 +319,7 @@ impl Accumulator {
         let mut queues = existing.map_or_else(Vec::new, |(_, topic)| topic.queues.clone());
         for partition in queues.len() as i32..partitions {
             let place = TopicPartition { topic: Arc::clone(&name), partition };
-            let queue = Arc::new(Queue::new(topics.queues.len(), place));
+            let queue = Arc::new(Queue::new(topics.queues.len(), place, self.config.batch_bytes));
             topics.queues.push(Arc::clone(&queue));
             queues.push(queue);
         }

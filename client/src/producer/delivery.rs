@@ -1,6 +1,7 @@
 //! The promise that a sent record gets: one shared state per batch, one small handle per record.
 //!
-//! Invariants: a batch is resolved exactly once; waiting costs nothing until a handle is polled.
+//! Invariants: a batch is resolved exactly once, all its records at the same time; waiting costs nothing
+//! until a handle is polled.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,22 +21,50 @@ pub struct Delivered {
 /// What became of a batch: the offset of its first record, -1 for none known.
 pub(crate) type Outcome = Result<i64, DeliveryError>;
 
+/// What became of a part of a batch that was too large for the broker.
+#[derive(Debug)]
+struct PartOutcome {
+    /// Index, in the batch, of the part's first record.
+    first: u32,
+    records: u32,
+    outcome: Outcome,
+}
+
 /// What the handles of one batch share.
 #[derive(Debug)]
 pub(crate) struct BatchState {
     partition: TopicPartition,
-    outcome: OnceLock<Outcome>,
+    /// In the order of the records: one for a batch that was never split.
+    outcome: OnceLock<Vec<PartOutcome>>,
+    parts: Mutex<Vec<PartOutcome>>,
     /// Handles that wait, each in the slot that it remembers.
     waiting: Mutex<Vec<Waker>>,
 }
 
 impl BatchState {
     pub fn new(partition: TopicPartition) -> Self {
-        Self { partition, outcome: OnceLock::new(), waiting: Mutex::default() }
+        Self { partition, outcome: OnceLock::new(), parts: Mutex::default(), waiting: Mutex::default() }
     }
 
     /// Resolves all handles. Only the first call counts.
     pub fn resolve(&self, outcome: Outcome) {
+        self.resolve_all(vec![PartOutcome { first: 0, records: 0, outcome }]);
+    }
+
+    /// Notes what became of the records from index `first` on; resolves all handles with the last part of
+    /// the batch's `of` records.
+    pub fn resolve_part(&self, first: u32, records: u32, of: u32, outcome: Outcome) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.push(PartOutcome { first, records, outcome });
+        if parts.iter().map(|part| part.records).sum::<u32>() < of {
+            return;
+        }
+        let mut parts = std::mem::take(&mut *parts);
+        parts.sort_by_key(|part| part.first);
+        self.resolve_all(parts);
+    }
+
+    fn resolve_all(&self, outcome: Vec<PartOutcome>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.outcome.set(outcome).is_ok() {
             let wakers = std::mem::take(&mut *waiting);
@@ -44,7 +73,7 @@ impl BatchState {
         }
     }
 
-    fn poll(&self, slot: &mut Option<usize>, cx: &Context<'_>) -> Poll<&Outcome> {
+    fn poll(&self, slot: &mut Option<usize>, cx: &Context<'_>) -> Poll<&[PartOutcome]> {
         if let Some(outcome) = self.outcome.get() {
             return Poll::Ready(outcome);
         }
@@ -97,12 +126,16 @@ impl Delivery {
         Arc::ptr_eq(&self.batch, &other.batch)
     }
 
-    fn of(&self, outcome: &Outcome) -> Result<Delivered, DeliveryError> {
+    fn of(&self, parts: &[PartOutcome]) -> Result<Delivered, DeliveryError> {
         let partition = self.batch.partition.partition;
-        match outcome {
-            Ok(-1) => Ok(Delivered { partition, offset: -1 }),
-            Ok(base) => Ok(Delivered { partition, offset: base + i64::from(self.index) }),
-            Err(error) => Err(error.clone()),
+        let at = parts.partition_point(|part| part.first <= self.index);
+        match at.checked_sub(1).and_then(|at| parts.get(at)) {
+            Some(PartOutcome { first, outcome: Ok(base), .. }) if *base >= 0 => {
+                Ok(Delivered { partition, offset: base + i64::from(self.index - first) })
+            }
+            Some(PartOutcome { outcome: Ok(_), .. }) => Ok(Delivered { partition, offset: -1 }),
+            Some(PartOutcome { outcome: Err(error), .. }) => Err(error.clone()),
+            None => Err(DeliveryError::Closed { partition: self.batch.partition.clone() }),
         }
     }
 }

@@ -12,18 +12,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::accumulator::{Accumulator, Queue, QueueId};
-use super::lane::{Identity, Lane, Step};
+use super::identity::init_producer_id;
+use super::lane::{Lane, Step};
 use super::link::LinkId;
 use super::links::{Entry, Links, Packet};
+use super::sealed::Identity;
 use super::timers::{Timer, Timers};
 use crate::backoff::Attempts;
+use crate::metadata::Leader;
 use crate::{Client, ClientError};
 
 /// Events taken in one go.
 const EVENTS_AT_ONCE: usize = 256;
-
-/// How often partitions are looked up, so that new ones are found.
-const METADATA_INTERVAL: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// What the driver is told.
 #[derive(Debug)]
@@ -40,8 +40,14 @@ pub enum Event {
 /// A lane and what the driver needs to know of it.
 pub(super) struct LaneEntry {
     pub lane: Lane,
-    /// Broker id; `None` until it is looked up.
-    pub leader: Option<i32>,
+    /// `None` until it is looked up.
+    pub leader: Option<Leader>,
+    /// Of the metadata that `leader` comes from.
+    pub leader_version: u64,
+    /// The leader answered that it leads in a newer epoch than this.
+    pub fenced: i32,
+    /// The broker that all in flight was sent to.
+    pub sent_to: Option<i32>,
     pub attempts: Attempts,
     asking_identity: bool,
 }
@@ -62,11 +68,11 @@ pub(super) struct Driver {
     /// Lanes to look at.
     pub ready: BTreeSet<QueueId>,
     /// Lanes without a leader.
-    homeless: BTreeSet<QueueId>,
+    pub homeless: BTreeSet<QueueId>,
     identity: Option<Identity>,
     pub events_in: mpsc::UnboundedSender<Event>,
     flushes: Vec<FlushWait>,
-    refreshing: bool,
+    pub refreshing: bool,
     closing: bool,
 }
 
@@ -97,8 +103,9 @@ impl Driver {
     pub async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) {
         let shared = Arc::clone(&self.shared);
         let mut batch = Vec::with_capacity(EVENTS_AT_ONCE);
-        self.timers.set(Timer::Refresh, Instant::now() + METADATA_INTERVAL);
-        let mut sleep = std::pin::pin!(sleep_until(Instant::now() + METADATA_INTERVAL));
+        let max_age = self.client.config().metadata_max_age;
+        self.timers.set(Timer::Refresh, Instant::now() + max_age);
+        let mut sleep = std::pin::pin!(sleep_until(Instant::now() + max_age));
         loop {
             if let Some(at) = self.timers.first()
                 && at != sleep.deadline()
@@ -130,11 +137,14 @@ impl Driver {
         }
     }
 
-    fn lane(&mut self, queue: &Arc<Queue>) -> &mut LaneEntry {
+    pub(super) fn lane(&mut self, queue: &Arc<Queue>) -> &mut LaneEntry {
         let identity = self.identity;
         self.lanes.entry(queue.id).or_insert_with(|| LaneEntry {
             lane: Lane::new(Arc::clone(queue), identity),
             leader: None,
+            leader_version: 0,
+            fenced: -1,
+            sent_to: None,
             attempts: Attempts::default(),
             asking_identity: false,
         })
@@ -164,8 +174,8 @@ impl Driver {
         let at_once = self.closing || self.shared.has_blocked_senders();
         let mut packets: BTreeMap<i32, Packet> = BTreeMap::new();
         for id in std::mem::take(&mut self.ready) {
-            if let Some(broker) = self.route(id) {
-                self.fill(id, broker, now, at_once, &mut packets);
+            if let Some(leader) = self.route(id) {
+                self.fill(id, leader, now, at_once, &mut packets);
             }
             if let Some(at) = self.lanes.get(&id).and_then(|entry| entry.lane.expires(&self.shared)) {
                 self.timers.set(Timer::Lane(id), at);
@@ -176,46 +186,30 @@ impl Driver {
         }
     }
 
-    /// The broker that takes the lane's batches now; without one, the lane is kept where its broker
-    /// or its leader will find it.
-    fn route(&mut self, id: QueueId) -> Option<i32> {
-        let entry = self.lanes.get_mut(&id)?;
-        if entry.leader.is_none() {
-            let partition = &entry.lane.queue.partition;
-            entry.leader = self.client.metadata().leader(&partition.topic, partition.partition);
-        }
-        let Some(broker) = entry.leader else {
-            self.homeless.insert(id);
-            self.refresh_metadata();
-            return None;
-        };
-        if self.open_link(broker) {
-            return Some(broker);
-        }
-        self.links.wait(broker, id);
-        None
-    }
-
     /// Moves a lane's batches into the packet of its broker, and on when that is full.
     fn fill(
         &mut self,
         id: QueueId,
-        broker: i32,
+        leader: Leader,
         now: Instant,
         at_once: bool,
         packets: &mut BTreeMap<i32, Packet>,
     ) {
+        let broker = leader.broker;
         loop {
             let Some(entry) = self.lanes.get_mut(&id) else { return };
             match entry.lane.next(&self.shared, now, at_once) {
-                Step::Send { order, bytes } => {
+                Step::Send { key, bytes } => {
+                    entry.sent_to = Some(broker);
                     let full = packets.get(&broker).is_some_and(|packet| !packet.has_room(bytes.len()));
                     if full && let Some(packet) = packets.remove(&broker) {
                         self.send(broker, packet);
                     }
                     let Some(entry) = self.lanes.get(&id) else { return };
                     let packet = packets.entry(broker).or_default();
-                    packet.push(Entry { queue: id, order }, &entry.lane.queue.partition, bytes);
+                    let wire_epoch = if leader.epoch > entry.fenced { leader.epoch } else { -1 };
+                    let sent = Entry { queue: id, key, epoch: leader.epoch };
+                    packet.push(sent, &entry.lane.queue.partition, bytes, wire_epoch);
                 }
                 Step::NeedsIdentity => return self.ask_identity(id),
                 Step::Wait(None) => return,
@@ -236,57 +230,9 @@ impl Driver {
                 }
                 Timer::Link(broker) => self.check_link(broker, now),
                 Timer::Refresh => {
-                    self.timers.set(Timer::Refresh, now + METADATA_INTERVAL);
-                    self.refresh_metadata();
+                    self.timers.set(Timer::Refresh, now + self.client.config().metadata_max_age);
+                    self.refresh_metadata(None);
                 }
-            }
-        }
-    }
-
-    /// Lets a lane rest before its next attempt.
-    pub fn pause(&mut self, id: QueueId) {
-        let Some(entry) = self.lanes.get_mut(&id) else { return };
-        let pause = entry.attempts.failed(&self.client.config().retry, self.client.entropy());
-        let at = Instant::now() + pause;
-        entry.lane.pause_until(at);
-        self.timers.set(Timer::Lane(id), at);
-    }
-
-    /// Looks up all topics; one look at a time.
-    pub fn refresh_metadata(&mut self) {
-        if self.refreshing {
-            return;
-        }
-        self.refreshing = true;
-        let (client, events) = (self.client.clone(), self.events_in.clone());
-        let topics = self.shared.topic_names();
-        tokio::spawn(async move {
-            let result = client.refresh(topics).await.map(|_| ());
-            // Refused once the producer is gone; nobody waits for it then.
-            let _ = events.send(Event::Metadata(result));
-        });
-    }
-
-    fn on_metadata(&mut self, result: Result<(), ClientError>) {
-        self.refreshing = false;
-        if let Err(error) = result {
-            tracing::debug!(%error, "metadata not refreshed");
-        }
-        let metadata = self.client.metadata();
-        for topic in self.shared.topic_names() {
-            if let Some(count) = metadata.partition_count(&topic) {
-                self.shared.ensure_topic(&topic, count);
-            }
-        }
-        for entry in self.lanes.values_mut() {
-            let partition = &entry.lane.queue.partition;
-            entry.leader = metadata.leader(&partition.topic, partition.partition);
-        }
-        for id in std::mem::take(&mut self.homeless) {
-            if self.lanes.get(&id).is_some_and(|entry| entry.leader.is_none()) {
-                self.pause(id);
-            } else {
-                self.ready.insert(id);
             }
         }
     }
@@ -313,7 +259,7 @@ impl Driver {
             }
             Err(error) => {
                 tracing::debug!(%error, "no producer id");
-                self.pause(id);
+                self.pause(id, false);
             }
         }
     }
@@ -362,24 +308,4 @@ impl Drop for Driver {
             entry.lane.abandon(&self.shared);
         }
     }
-}
-
-/// A producer id of this client's own.
-pub(super) async fn init_producer_id(client: &Client) -> Result<Identity, ClientError> {
-    let request = client.request("get", "a producer id");
-    let response = client
-        .ask_data(request, crate::client::Whom::Any, |mut data| async move {
-            data.init_producer_id(v1::InitProducerIdRequest {}).await
-        })
-        .await?;
-    if let Some(error) = &response.error {
-        return Err(ClientError::refused(request.operation, request.target, error));
-    }
-    let unusable = |_| ClientError::Protocol {
-        operation: request.operation,
-        target: request.target.to_owned(),
-        reason: format!("producer epoch {} is not a 16-bit number", response.producer_epoch),
-    };
-    let epoch = i16::try_from(response.producer_epoch).map_err(unusable)?;
-    Ok(Identity { id: response.producer_id, epoch })
 }

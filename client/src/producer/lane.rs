@@ -9,45 +9,26 @@
 //!   all go again in order, from the first unacknowledged on.
 //! - No batch is sent that is five or more ahead of one in flight: a broker knows only the last five
 //!   from duplicates, and answers come in any order.
+//! - All in flight is with one broker. Once another one leads, what is in flight is taken back and sent
+//!   there; a late answer of the first is not heard.
+//! - The parts of a batch that was too large go one at a time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use headwater_proto::ErrorCode;
-use headwater_proto::record::{BatchHeader, CRC_START, HEADER_BYTES};
 use headwater_proto::types::Sequence;
 use tokio::time::Instant;
 
 use super::accumulator::{Accumulator, Next, OpenBatch, Queue};
-use super::delivery::{BatchState, Outcome};
+use super::sealed::{Batch, Identity, Key, discard};
 use crate::DeliveryError;
 
-/// A producer id with its epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    pub id: i64,
-    pub epoch: i16,
-}
-
-/// A sealed batch.
-#[derive(Debug)]
-struct Batch {
-    bytes: Bytes,
-    state: Arc<BatchState>,
-    records: i32,
-    charged_bytes: usize,
-    opened: Instant,
-    order: u64,
-    sequence: Sequence,
-    /// An attempt was sent whose outcome is not known.
-    in_doubt: bool,
-}
-
-/// Batches from this order on need other sequences, since the one before them will never be stored.
+/// Batches from this one on need other sequences, since the one before them will never be stored.
 #[derive(Debug, Clone, Copy)]
 struct Renumber {
-    from_order: u64,
+    from: Key,
     /// The sequence to go on with; `None` where only a new producer id is safe.
     sequence: Option<Sequence>,
 }
@@ -56,7 +37,7 @@ struct Renumber {
 #[derive(Debug)]
 pub enum Step {
     Send {
-        order: u64,
+        key: Key,
         bytes: Bytes,
     },
     /// A new producer id, by [`Lane::set_identity`].
@@ -80,8 +61,10 @@ pub enum Reaction {
     GoOn,
     /// It goes again after a pause.
     Pause,
-    /// It goes again after a pause, perhaps elsewhere.
+    /// It goes again after a pause, or at once if it is known that another broker leads.
     FindLeader,
+    /// The broker leads, in a newer epoch than was known: it goes again at once, without an epoch.
+    ForgetEpoch,
 }
 
 #[derive(Debug)]
@@ -135,7 +118,7 @@ impl Lane {
             return Step::Wait(None);
         }
         if let Some(renumber) = self.renumber {
-            let earlier = self.retry.front().is_some_and(|batch| batch.order < renumber.from_order);
+            let earlier = self.retry.front().is_some_and(|batch| batch.key < renumber.from);
             if !earlier && !self.in_flight.is_empty() {
                 return Step::Wait(None);
             }
@@ -165,17 +148,21 @@ impl Lane {
         let (Some(oldest), Some(newest)) = (self.in_flight.front(), self.in_flight.back()) else {
             return true;
         };
+        let parts = self.in_flight.iter().chain(self.retry.front());
+        if parts.into_iter().any(|batch| batch.part_of.is_some()) {
+            return false;
+        }
         let next = match self.retry.front() {
-            Some(batch) => batch.order,
-            None => self.last_order.max(newest.order) + 1,
+            Some(batch) => batch.key.order,
+            None => self.last_order.max(newest.key.order) + 1,
         };
         self.in_flight.len() < window
-            && (self.identity.is_none() || next.saturating_sub(oldest.order) < window as u64)
+            && (self.identity.is_none() || next.saturating_sub(oldest.key.order) < window as u64)
     }
 
     fn launch(&mut self, batch: Batch) -> Step {
-        let step = Step::Send { order: batch.order, bytes: batch.bytes.clone() };
-        self.last_order = self.last_order.max(batch.order);
+        let step = Step::Send { key: batch.key, bytes: batch.bytes.clone() };
+        self.last_order = self.last_order.max(batch.key.order);
         self.in_flight.push_back(batch);
         step
     }
@@ -192,10 +179,20 @@ impl Lane {
             Ok(bytes) => (bytes, None),
             Err(error) => (Bytes::new(), Some(error)),
         };
-        let batch = Batch { bytes, state, records, charged_bytes, opened, order, sequence, in_doubt: false };
+        let batch = Batch {
+            bytes,
+            state,
+            records,
+            part_of: None,
+            charged_bytes,
+            opened,
+            key: Key { order, first: 0 },
+            sequence,
+            in_doubt: false,
+        };
         if let Some(error) = error {
             let partition = self.queue.partition.clone();
-            resolve(shared, batch, Err(DeliveryError::Encoding { partition, error }));
+            batch.resolve(shared, Err(DeliveryError::Encoding { partition, error }));
             return None;
         }
         self.next_sequence = sequence.advance(records);
@@ -203,15 +200,15 @@ impl Lane {
     }
 
     /// The broker stored the batch, now or before.
-    pub fn delivered(&mut self, shared: &Accumulator, order: u64, base_offset: i64) {
-        if let Some(batch) = self.take_in_flight(order) {
-            resolve(shared, batch, Ok(base_offset));
+    pub fn delivered(&mut self, shared: &Accumulator, key: Key, base_offset: i64) {
+        if let Some(batch) = self.take_in_flight(key) {
+            batch.resolve(shared, Ok(base_offset));
         }
     }
 
     /// The broker refused the batch.
-    pub fn refused(&mut self, shared: &Accumulator, order: u64, refusal: Refusal) -> Reaction {
-        let Some(mut batch) = self.take_in_flight(order) else { return Reaction::GoOn };
+    pub fn refused(&mut self, shared: &Accumulator, key: Key, refusal: Refusal) -> Reaction {
+        let Some(mut batch) = self.take_in_flight(key) else { return Reaction::GoOn };
         self.last_failure = format!("{} ({})", refusal.message, refusal.code.name());
         let idempotent = self.identity.is_some();
         let lost_place = matches!(
@@ -232,29 +229,47 @@ impl Lane {
         if refusal.retriable || refusal.code.is_retriable() || (unsure && idempotent) {
             self.put_back(batch);
             return match refusal.code {
+                ErrorCode::FencedLeaderEpoch => Reaction::ForgetEpoch,
                 ErrorCode::NotLeaderOrFollower
                 | ErrorCode::LeaderNotAvailable
-                | ErrorCode::FencedLeaderEpoch
                 | ErrorCode::UnknownLeaderEpoch
-                | ErrorCode::UnknownTopicOrPartition => Reaction::FindLeader,
+                | ErrorCode::UnknownTopicOrPartition
+                | ErrorCode::RequestTimedOut
+                | ErrorCode::KafkaStorageError => Reaction::FindLeader,
                 _ => Reaction::Pause,
             };
+        }
+        if matches!(refusal.code, ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge)
+            && self.split(shared, &batch)
+        {
+            return Reaction::GoOn;
         }
         let partition = self.queue.partition.clone();
         if batch.in_doubt {
             let reason = self.last_failure.clone();
-            resolve(shared, batch, Err(DeliveryError::Unknown { partition, reason }));
+            batch.resolve(shared, Err(DeliveryError::Unknown { partition, reason }));
         } else {
             let Refusal { code, message, .. } = refusal;
             self.skip_sequence_of(&batch);
-            resolve(shared, batch, Err(DeliveryError::Refused { partition, code, message }));
+            batch.resolve(shared, Err(DeliveryError::Refused { partition, code, message }));
         }
         Reaction::GoOn
     }
 
+    /// Puts two halves in the place of a batch that was too large and is certainly not stored.
+    fn split(&mut self, shared: &Accumulator, batch: &Batch) -> bool {
+        if batch.in_doubt || batch.records < 2 {
+            return false;
+        }
+        let Ok((parts, part_bytes)) = batch.split(&shared.config) else { return false };
+        self.queue.shrink(part_bytes);
+        parts.into_iter().for_each(|part| self.put_back(part));
+        true
+    }
+
     /// The batch is not what the broker expects next of this producer.
     fn lost_place(&mut self, shared: &Accumulator, batch: Batch, code: ErrorCode) -> Reaction {
-        let earlier = |other: &Batch| other.order < batch.order;
+        let earlier = |other: &Batch| other.key < batch.key;
         let is_first = !self.in_flight.iter().any(earlier) && !self.retry.iter().any(earlier);
         // Not the first: it was refused because one before it was, and follows that one again. First
         // and in doubt: one before it may yet arrive at the broker, and this one's old attempt after
@@ -263,25 +278,47 @@ impl Lane {
             // Its producer was expired, or its topic is another of the same name: nothing can tell any more
             // whether an earlier attempt was stored.
             let (partition, reason) = (self.queue.partition.clone(), self.last_failure.clone());
-            resolve(shared, batch, Err(DeliveryError::Unknown { partition, reason }));
+            batch.resolve(shared, Err(DeliveryError::Unknown { partition, reason }));
             return Reaction::GoOn;
         }
         if is_first && !batch.in_doubt {
-            self.renumber = Some(Renumber { from_order: batch.order, sequence: None });
+            self.renumber = Some(Renumber { from: batch.key, sequence: None });
         }
         self.put_back(batch);
         if is_first { Reaction::Pause } else { Reaction::GoOn }
     }
 
     /// The connection is gone. `in_doubt`: the batches may have been sent.
-    pub fn lost(&mut self, orders: &[u64], in_doubt: bool, reason: &str) {
+    pub fn lost(&mut self, keys: &[Key], in_doubt: bool, reason: &str) {
         reason.clone_into(&mut self.last_failure);
-        for order in orders {
-            if let Some(mut batch) = self.take_in_flight(*order) {
+        for key in keys {
+            if let Some(mut batch) = self.take_in_flight(*key) {
                 batch.in_doubt |= in_doubt;
                 self.put_back(batch);
             }
         }
+    }
+
+    /// Another broker leads: nothing is expected any more of the one that all in flight was sent to.
+    pub fn take_back(&mut self) {
+        "another broker leads now".clone_into(&mut self.last_failure);
+        for mut batch in std::mem::take(&mut self.in_flight) {
+            batch.in_doubt = true;
+            self.put_back(batch);
+        }
+    }
+
+    pub fn has_in_flight(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    pub const fn is_idempotent(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// Ends a pause: what it waited for has happened.
+    pub const fn resume(&mut self) {
+        self.not_before = None;
     }
 
     /// Nothing is sent before `at`.
@@ -305,16 +342,16 @@ impl Lane {
             let Some(batch) = self.in_flight.pop_front() else { break };
             let reason = format!("no answer within {} ms; before: {}", after.as_millis(), self.last_failure);
             let partition = self.queue.partition.clone();
-            resolve(shared, batch, Err(DeliveryError::Unknown { partition, reason }));
+            batch.resolve(shared, Err(DeliveryError::Unknown { partition, reason }));
         }
         while self.retry.front().as_ref().is_some_and(overdue) {
             let Some(batch) = self.retry.pop_front() else { break };
             let (partition, reason) = (self.queue.partition.clone(), self.last_failure.clone());
             if batch.in_doubt {
-                resolve(shared, batch, Err(DeliveryError::Unknown { partition, reason }));
+                batch.resolve(shared, Err(DeliveryError::Unknown { partition, reason }));
             } else {
                 self.skip_sequence_of(&batch);
-                resolve(shared, batch, Err(DeliveryError::Expired { partition, after, reason }));
+                batch.resolve(shared, Err(DeliveryError::Expired { partition, after, reason }));
             }
         }
         let Some(before) = now.checked_sub(after) else { return };
@@ -336,7 +373,7 @@ impl Lane {
             } else {
                 DeliveryError::Closed { partition: partition.clone() }
             };
-            resolve(shared, batch, Err(error));
+            batch.resolve(shared, Err(error));
         }
         self.queue.close_open();
         while let Next::Batch(open) = self.queue.take(&shared.config, Instant::now(), true) {
@@ -348,7 +385,7 @@ impl Lane {
     pub fn oldest_order(&self) -> Option<u64> {
         let queued = self.queue.oldest().map(|(order, _)| order);
         let sent = [self.in_flight.front(), self.retry.front()].into_iter().flatten();
-        sent.map(|batch| batch.order).chain(queued).min()
+        sent.map(|batch| batch.key.order).chain(queued).min()
     }
 
     /// When the oldest batch must be given up.
@@ -359,22 +396,22 @@ impl Lane {
         Some(oldest + shared.config.delivery_timeout)
     }
 
-    fn take_in_flight(&mut self, order: u64) -> Option<Batch> {
-        let at = self.in_flight.iter().position(|batch| batch.order == order)?;
+    fn take_in_flight(&mut self, key: Key) -> Option<Batch> {
+        let at = self.in_flight.iter().position(|batch| batch.key == key)?;
         self.in_flight.remove(at)
     }
 
     fn put_back(&mut self, batch: Batch) {
-        let at = self.retry.partition_point(|other| other.order < batch.order);
+        let at = self.retry.partition_point(|other| other.key < batch.key);
         self.retry.insert(at, batch);
         self.draining = true;
     }
 
     /// A batch will certainly never be stored: those after it close the gap.
     fn skip_sequence_of(&mut self, batch: &Batch) {
-        let earlier = self.renumber.is_some_and(|renumber| renumber.from_order <= batch.order);
+        let earlier = self.renumber.is_some_and(|renumber| renumber.from <= batch.key);
         if self.identity.is_some() && !earlier {
-            self.renumber = Some(Renumber { from_order: batch.order, sequence: Some(batch.sequence) });
+            self.renumber = Some(Renumber { from: batch.key, sequence: Some(batch.sequence) });
             self.draining = true;
         }
     }
@@ -384,52 +421,18 @@ impl Lane {
         let Some(identity) = self.identity else { return true };
         let Some(first) = renumber.sequence else { return false };
         // Under the same producer id, an old attempt could still fill the gap that is closed here.
-        let in_doubt = |batch: &Batch| batch.in_doubt && is_stamped(&batch.bytes, identity);
+        let in_doubt = |batch: &Batch| batch.in_doubt && batch.is_stamped(identity);
         if self.retry.iter().any(in_doubt) {
             self.renumber = Some(Renumber { sequence: None, ..renumber });
             return false;
         }
         let mut sequence = first;
         for batch in &mut self.retry {
-            batch.bytes = restamp(&batch.bytes, identity, sequence);
-            batch.sequence = sequence;
-            batch.in_doubt = false;
+            batch.restamp(identity, sequence);
             sequence = sequence.advance(batch.records);
         }
         self.next_sequence = sequence;
         self.renumber = None;
         true
     }
-}
-
-fn resolve(shared: &Accumulator, batch: Batch, outcome: Outcome) {
-    match &outcome {
-        Ok(_) => shared.counters.delivered(batch.records as u64, batch.bytes.len() as u64),
-        Err(error) => shared.counters.undelivered(batch.records as u64, error),
-    }
-    shared.release(batch.charged_bytes);
-    batch.state.resolve(outcome);
-}
-
-fn discard(shared: &Accumulator, open: OpenBatch, error: DeliveryError) {
-    shared.counters.undelivered(open.builder.record_count() as u64, &error);
-    shared.release(open.charged_bytes);
-    open.state.resolve(Err(error));
-}
-
-fn is_stamped(batch: &Bytes, identity: Identity) -> bool {
-    BatchHeader::read(batch).is_some_and(|header| header.producer_id == identity.id)
-}
-
-/// The same batch with another producer id and sequence.
-fn restamp(batch: &Bytes, identity: Identity, sequence: Sequence) -> Bytes {
-    let Some(mut header) = BatchHeader::read(batch) else { return batch.clone() };
-    header.producer_id = identity.id;
-    header.producer_epoch = identity.epoch;
-    header.base_sequence = sequence.get();
-    let mut bytes = BytesMut::from(&batch[..]);
-    bytes[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
-    let crc = crc32c::crc32c(&bytes[CRC_START..]);
-    bytes[CRC_START - 4..CRC_START].copy_from_slice(&crc.to_be_bytes());
-    bytes.freeze()
 }

@@ -12,6 +12,7 @@ use super::config::REQUEST_BYTES;
 use super::driver::Driver;
 use super::lane::{Reaction, Refusal};
 use super::link::{Link, LinkId};
+use super::sealed::Key;
 use super::timers::Timer;
 use crate::TopicPartition;
 use crate::backoff::Attempts;
@@ -23,7 +24,9 @@ const ENTRY_BYTES: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     pub queue: QueueId,
-    pub order: u64,
+    pub key: Key,
+    /// Of the leader that it was sent to, as far as was known.
+    pub epoch: i32,
 }
 
 /// A request that is being filled.
@@ -40,15 +43,16 @@ impl Packet {
         self.entries.is_empty() || self.bytes + bytes + ENTRY_BYTES <= REQUEST_BYTES
     }
 
-    pub fn push(&mut self, entry: Entry, partition: &TopicPartition, records: Bytes) {
+    /// `leader_epoch` keeps a batch that was held up on its way from being appended under a later
+    /// leadership, when it was long given up or stored elsewhere.
+    pub fn push(&mut self, entry: Entry, partition: &TopicPartition, records: Bytes, leader_epoch: i32) {
         self.bytes += records.len() + ENTRY_BYTES;
         self.entries.push(entry);
         self.partitions.push(v1::ProducePartition {
             topic: partition.topic.to_string(),
             partition: partition.partition,
             records,
-            // The producer window decides, not the epoch: a batch is welcome under any leader.
-            leader_epoch: -1,
+            leader_epoch,
         });
     }
 }
@@ -85,6 +89,14 @@ impl Links {
         self.peers.entry(broker).or_default().waiting.insert(lane);
     }
 
+    /// Expects no answers about a lane's batches any more.
+    pub fn forget(&mut self, broker: i32, lane: QueueId) {
+        let Some(peer) = self.peers.get_mut(&broker) else { return };
+        for request in peer.outstanding.values_mut() {
+            request.entries.retain(|entry| entry.queue != lane);
+        }
+    }
+
     /// The peer behind a link, unless that link was given up.
     fn current(&mut self, id: LinkId) -> Option<&mut Peer> {
         let peer = self.peers.get_mut(&id.broker)?;
@@ -113,10 +125,10 @@ impl Driver {
             }
             Err(error) => {
                 tracing::debug!(%error, broker, "no connection");
-                let pause = peer.attempts.failed(&self.client.config().retry, self.client.entropy());
+                let pause = peer.attempts.searched(&self.client.config().retry, self.client.entropy());
                 peer.not_before = Some(now + pause);
                 self.timers.set(Timer::Link(broker), now + pause);
-                self.refresh_metadata();
+                self.refresh_metadata(Some(broker));
                 false
             }
         }
@@ -125,7 +137,6 @@ impl Driver {
     pub(super) fn send(&mut self, broker: i32, packet: Packet) {
         self.links.next_correlation += 1;
         let correlation = self.links.next_correlation;
-        let silence = self.silence_bound();
         let Some(peer) = self.links.peers.get_mut(&broker) else { return };
         let now = Instant::now();
         let timeout_ms = self.client.config().request_timeout.as_millis();
@@ -138,7 +149,7 @@ impl Driver {
                 partitions: packet.partitions,
             });
         }
-        self.timers.set(Timer::Link(broker), now + silence);
+        self.timers.set(Timer::Link(broker), now + self.client.config().leader_check);
     }
 
     /// A broker that answers a request later than it promised to is taken for gone.
@@ -155,12 +166,17 @@ impl Driver {
             return;
         };
         let Some(oldest) = peer.outstanding.values().map(|request| request.sent).min() else { return };
+        let leader_check = self.client.config().leader_check;
         if now >= oldest + silence {
             let id = link.id;
             let reason = format!("broker {broker} did not answer within {} ms", silence.as_millis());
             self.on_link_down(id, true, &reason);
+        } else if now >= oldest + leader_check {
+            // It may hang, or not know yet that another broker was elected.
+            self.timers.set(Timer::Link(broker), (now + leader_check).min(oldest + silence));
+            self.refresh_metadata(Some(broker));
         } else {
-            self.timers.set(Timer::Link(broker), oldest + silence);
+            self.timers.set(Timer::Link(broker), oldest + leader_check);
         }
     }
 
@@ -169,22 +185,22 @@ impl Driver {
         let Some(peer) = self.links.current(id) else { return };
         tracing::debug!(broker = id.broker, in_doubt, reason, "produce stream lost");
         peer.link = None;
-        let at = Instant::now() + peer.attempts.failed(&self.client.config().retry, self.client.entropy());
+        let at = Instant::now() + peer.attempts.searched(&self.client.config().retry, self.client.entropy());
         peer.not_before = Some(at);
-        let mut lost: BTreeMap<QueueId, Vec<u64>> = BTreeMap::new();
+        let mut lost: BTreeMap<QueueId, Vec<Key>> = BTreeMap::new();
         for request in std::mem::take(&mut peer.outstanding).into_values() {
             for entry in request.entries {
-                lost.entry(entry.queue).or_default().push(entry.order);
+                lost.entry(entry.queue).or_default().push(entry.key);
             }
         }
-        for (queue, orders) in lost {
+        for (queue, keys) in lost {
             if let Some(entry) = self.lanes.get_mut(&queue) {
-                entry.lane.lost(&orders, in_doubt, reason);
+                entry.lane.lost(&keys, in_doubt, reason);
                 self.ready.insert(queue);
             }
         }
         self.timers.set(Timer::Link(id.broker), at);
-        self.refresh_metadata();
+        self.refresh_metadata(Some(id.broker));
     }
 
     /// A request that nobody answers was handed to the connection.
@@ -212,7 +228,7 @@ impl Driver {
             };
             if let Some(at) = request.entries.iter().position(about) {
                 let entry = request.entries.remove(at);
-                self.on_result(entry, result);
+                self.on_result(id.broker, entry, result);
             }
         }
         for entry in request.entries {
@@ -220,29 +236,41 @@ impl Driver {
         }
     }
 
-    fn on_result(&mut self, entry: Entry, result: v1::ProducePartitionResult) {
+    fn on_result(&mut self, broker: i32, entry: Entry, result: v1::ProducePartitionResult) {
         let Some(error) = result.error else { return self.on_delivered(entry, result.base_offset) };
         let code = ErrorCode::from_number(error.code).unwrap_or(ErrorCode::UnknownServerError);
         if code == ErrorCode::DuplicateSequenceNumber {
             return self.on_delivered(entry, result.base_offset.max(-1));
         }
+        let metadata = self.client.metadata();
+        if let Some(hint) = &error.leader
+            && metadata.learn(&result.topic, result.partition, hint)
+        {
+            self.find_moved();
+        }
+        let known = self.client.metadata().leader(&result.topic, result.partition);
+        let moved = known.is_some_and(|leader| leader.epoch > entry.epoch);
         let refusal = Refusal { code, message: error.message, retriable: error.retriable };
         let Some(lane) = self.lanes.get_mut(&entry.queue) else { return };
-        let reaction = lane.lane.refused(&self.shared, entry.order, refusal);
+        let reaction = lane.lane.refused(&self.shared, entry.key, refusal);
         self.ready.insert(entry.queue);
-        if reaction == Reaction::GoOn {
-            return;
+        match reaction {
+            Reaction::GoOn => {}
+            Reaction::ForgetEpoch => lane.fenced = lane.fenced.max(entry.epoch),
+            // The broker that leads now was not asked yet.
+            Reaction::FindLeader if moved => {}
+            Reaction::FindLeader => {
+                self.refresh_metadata(Some(broker));
+                self.pause(entry.queue, true);
+            }
+            Reaction::Pause => self.pause(entry.queue, false),
         }
-        if reaction == Reaction::FindLeader {
-            self.refresh_metadata();
-        }
-        self.pause(entry.queue);
     }
 
     fn on_delivered(&mut self, entry: Entry, base_offset: i64) {
         if let Some(lane) = self.lanes.get_mut(&entry.queue) {
             lane.attempts.succeeded();
-            lane.lane.delivered(&self.shared, entry.order, base_offset);
+            lane.lane.delivered(&self.shared, entry.key, base_offset);
             self.ready.insert(entry.queue);
         }
     }
@@ -250,8 +278,8 @@ impl Driver {
     /// The answer to a request left a batch out: its outcome is not known.
     fn on_silence(&mut self, entry: Entry) {
         if let Some(lane) = self.lanes.get_mut(&entry.queue) {
-            lane.lane.lost(&[entry.order], true, "the broker's answer does not mention the batch");
-            self.pause(entry.queue);
+            lane.lane.lost(&[entry.key], true, "the broker's answer does not mention the batch");
+            self.pause(entry.queue, false);
         }
     }
 }

@@ -5,10 +5,13 @@ mod accumulator;
 mod config;
 mod delivery;
 mod driver;
+mod identity;
 mod lane;
 mod link;
 mod links;
 mod partitioner;
+mod routes;
+mod sealed;
 mod stats;
 mod timers;
 
@@ -22,7 +25,8 @@ pub use partitioner::partition_for_key;
 pub use stats::ProducerStats;
 
 use self::accumulator::{Accumulator, Queue, RecordRef, Topic};
-use self::driver::{Driver, Event, init_producer_id};
+use self::driver::{Driver, Event};
+use self::identity::init_producer_id;
 use crate::{Client, ClientError, SendError};
 
 /// Sends records. Cheap to clone: all clones share one buffer. When the last is dropped, what was

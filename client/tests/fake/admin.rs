@@ -5,17 +5,25 @@ use headwater_proto::{ErrorCode, v1};
 use tonic::{Request, Response, Status};
 
 use super::data::error;
-use super::{Fake, FakeLog};
+use super::{FakeLog, FakeNode};
 
 type Reply<T> = Result<Response<T>, Status>;
 
-impl Fake {
+impl FakeNode {
     /// The results, and whether their answer is lost.
     fn create(&self, request: v1::CreateTopicsRequest) -> (Vec<v1::TopicResult>, bool) {
         let mut state = self.lock();
         let mut topics = Vec::new();
         for topic in request.topics {
             let name = topic.name;
+            if state.no_controller {
+                topics.push(v1::TopicResult {
+                    name,
+                    error: error(ErrorCode::NotController),
+                    ..Default::default()
+                });
+                continue;
+            }
             if state.topics.contains_key(&name) {
                 let error = error(ErrorCode::TopicAlreadyExists);
                 topics.push(v1::TopicResult { name, error, ..Default::default() });
@@ -35,25 +43,44 @@ impl Fake {
 }
 
 #[tonic::async_trait]
-impl Admin for Fake {
+impl Admin for FakeNode {
     async fn metadata(&self, request: Request<v1::MetadataRequest>) -> Reply<v1::MetadataResponse> {
+        self.awake().await;
         let state = self.lock();
-        let leader_id = if state.leader_known { 0 } else { -1 };
+        let unaware = state.unaware == Some(self.id);
         let mut names = request.into_inner().topics;
         if names.is_empty() {
             names = state.topics.keys().cloned().collect();
         }
         let describe = |name: String| {
-            let Some(logs) = state.topics.get(&name) else {
+            let Some(logs) = state.topics.get(&name).filter(|_| !unaware) else {
                 let error = error(ErrorCode::UnknownTopicOrPartition);
                 return v1::TopicMetadata { name, error, ..Default::default() };
             };
-            let partition = |partition| v1::PartitionMetadata { partition, leader_id, ..Default::default() };
-            let partitions = (0..logs.len() as i32).map(partition).collect();
+            let partition = |(partition, log): (usize, &FakeLog)| {
+                let (leader_id, leader_epoch) =
+                    if state.leader_known { log.belief(self.id) } else { (-1, -1) };
+                let in_sync: Vec<i32> =
+                    (0..state.nodes.len() as i32).filter(|id| !log.ends.contains_key(id)).collect();
+                v1::PartitionMetadata {
+                    partition: partition as i32,
+                    leader_id,
+                    leader_epoch,
+                    in_sync,
+                    ..Default::default()
+                }
+            };
+            let partitions = logs.iter().enumerate().map(partition).collect();
             v1::TopicMetadata { name, partitions, topic_id: vec![7; 16].into(), ..Default::default() }
         };
-        let brokers = vec![v1::Broker { grpc_address: state.address.clone(), ..Default::default() }];
         let topics = names.into_iter().map(describe).collect();
+        let broker = |(id, node): (usize, &super::Node)| v1::Broker {
+            id: id as i32,
+            grpc_address: node.address.clone(),
+            rack: node.rack.clone(),
+            ..Default::default()
+        };
+        let brokers = state.nodes.iter().enumerate().map(broker).collect();
         Ok(Response::new(v1::MetadataResponse { cluster_id: "c".into(), controller_id: 0, brokers, topics }))
     }
 

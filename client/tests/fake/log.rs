@@ -14,9 +14,40 @@ pub struct FakeLog {
     pub batches: Vec<RecordBatch>,
     pub next_offset: i64,
     pub log_start: i64,
+    /// Broker id; -1 for none.
+    pub leader: i32,
+    pub epoch: i32,
+    /// What brokers believe of leader and epoch that have not heard of the present ones.
+    beliefs: BTreeMap<i32, (i32, i32)>,
+    /// Replicas that end before the log does.
+    pub ends: BTreeMap<i32, i64>,
 }
 
 impl FakeLog {
+    pub fn belief(&self, node: i32) -> (i32, i32) {
+        self.beliefs.get(&node).copied().unwrap_or((self.leader, self.epoch))
+    }
+
+    pub fn elect(&mut self, leader: i32, nodes: i32, uninformed: &[i32]) {
+        let before: Vec<_> = (0..nodes).map(|node| self.belief(node)).collect();
+        for node in uninformed.iter().filter(|node| **node != leader) {
+            self.beliefs.insert(*node, before[*node as usize]);
+        }
+        self.leader = leader;
+        self.epoch += 1;
+        self.beliefs.retain(|node, _| uninformed.contains(node) && *node != leader);
+    }
+
+    /// All brokers hear who leads.
+    pub fn inform(&mut self) {
+        self.beliefs.clear();
+    }
+
+    /// The end of the log as a broker knows it.
+    pub fn end(&self, node: i32) -> i64 {
+        self.ends.get(&node).copied().unwrap_or(self.next_offset)
+    }
+
     pub fn records(&self) -> Vec<Record> {
         let decode = |batch: &RecordBatch| batch.records(&Limits::default()).unwrap();
         self.batches.iter().flat_map(decode).map(Result::unwrap).collect()
@@ -37,8 +68,8 @@ impl FakeLog {
         base_offset
     }
 
-    /// Whole batches from the one that holds `offset` on, and the offset after them.
-    pub fn read(&self, offset: i64, max_bytes: usize) -> (Bytes, i64) {
+    /// Whole batches from the one that holds `offset` on, up to `below`, and the offset after them.
+    pub fn read(&self, offset: i64, below: i64, max_bytes: usize) -> (Bytes, i64) {
         let mut bytes = BytesMut::new();
         let mut next_offset = offset;
         for batch in &self.batches {
@@ -46,7 +77,7 @@ impl FakeLog {
             if end <= offset {
                 continue;
             }
-            if !bytes.is_empty() && bytes.len() + batch.bytes().len() > max_bytes {
+            if end > below || !bytes.is_empty() && bytes.len() + batch.bytes().len() > max_bytes {
                 break;
             }
             bytes.extend_from_slice(batch.bytes());

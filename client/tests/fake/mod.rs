@@ -1,23 +1,28 @@
-//! A broker in memory, for the tests of the client: it keeps batches, knows duplicates, and fails on
-//! demand, over real gRPC on in-process pipes.
+//! Brokers in memory, for the tests of the client: they keep batches, know duplicates, lead and stop to
+//! lead, and fail on demand, over real gRPC on in-process pipes.
+//!
+//! All brokers share one log per partition: what a leader appends is committed. A broker may believe in
+//! an old leader, itself included, until it is told.
 
 #![allow(clippy::unwrap_used, dead_code)]
 
 mod admin;
 mod data;
 mod log;
+pub mod script;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use headwater_client::{BoxedConnection, Client, ClientConfig};
+use headwater_client::{BoxedConnection, Client, ClientConfig, ErrorCode};
+use headwater_proto::v1;
 use headwater_proto::v1::admin_server::AdminServer;
 use headwater_proto::v1::data_server::DataServer;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -46,7 +51,32 @@ pub struct Faults {
     pub refuse_connect: u32,
 }
 
+/// One broker.
+#[derive(Default)]
+pub struct Node {
+    pub address: String,
+    pub rack: String,
+    /// It accepts no connection.
+    pub down: bool,
+    /// Connections to it never come about.
+    pub unreachable: bool,
+    /// It reads nothing and answers nothing.
+    pub hung: bool,
+    /// Produce requests that it looked at.
+    pub produced: u64,
+    /// Offsets at which it was asked to serve, and whether as a follower.
+    pub consumed: Vec<(i32, i64, bool)>,
+    pipes: Vec<AbortHandle>,
+}
+
 pub struct State {
+    pub nodes: Vec<Node>,
+    /// How often a broker that does not lead says who does, in percent.
+    pub hints: u32,
+    /// The cluster has no leader of the metadata.
+    pub no_controller: bool,
+    /// This broker has not heard of any topic.
+    pub unaware: Option<i32>,
     pub topics: BTreeMap<String, Vec<FakeLog>>,
     pub producers: Producers,
     pub faults: Faults,
@@ -57,8 +87,6 @@ pub struct State {
     pub silent: bool,
     /// Batches larger than this are refused.
     pub batch_bytes_max: usize,
-    /// What metadata says of where this broker is.
-    pub address: String,
     /// Batches are answered and forgotten.
     pub discard: bool,
     pub connections: u32,
@@ -70,7 +98,6 @@ pub struct State {
     pub leader_known: bool,
     /// Create a topic, then cut the connection before the answer.
     pub lose_admin_answer: bool,
-    pipes: Vec<AbortHandle>,
 }
 
 impl State {
@@ -84,24 +111,105 @@ impl State {
 
     /// Ends every connection, as a restart of the broker does.
     pub fn cut(&mut self) {
-        self.pipes.drain(..).for_each(|pipe| pipe.abort());
+        (0..self.nodes.len() as i32).for_each(|id| self.cut_node(id));
+    }
+
+    /// Ends the connections to one broker.
+    pub fn cut_node(&mut self, id: i32) {
+        self.node(id).pipes.drain(..).for_each(|pipe| pipe.abort());
+    }
+
+    pub fn node(&mut self, id: i32) -> &mut Node {
+        &mut self.nodes[id as usize]
+    }
+
+    /// Kills a broker: connections end, and none is accepted.
+    pub fn kill(&mut self, id: i32) {
+        self.node(id).down = true;
+        self.cut_node(id);
+    }
+
+    /// Why a broker does not serve a partition, perhaps with who does.
+    pub fn not_leader(&mut self, node: i32, topic: &str, partition: i32) -> Option<v1::Error> {
+        let (leader, epoch) = self.log(topic, partition)?.belief(node);
+        let mut refusal = data::error(ErrorCode::NotLeaderOrFollower);
+        let percent = self.hints;
+        if leader >= 0 && self.chance(percent) {
+            let address = self.node(leader).address.clone();
+            let hint = v1::LeaderHint { leader_id: leader, leader_epoch: epoch, leader_address: address };
+            refusal.iter_mut().for_each(|error| error.leader = Some(hint.clone()));
+        }
+        refusal
     }
 }
 
 #[derive(Clone)]
 pub struct Fake {
     state: Arc<Mutex<State>>,
-    /// Something was appended.
+    /// Something was appended, or who leads or hangs has changed.
     pub appended: Arc<Notify>,
-    incoming: mpsc::UnboundedSender<io::Result<DuplexStream>>,
+    incoming: Arc<Vec<mpsc::UnboundedSender<io::Result<DuplexStream>>>>,
+}
+
+/// One broker's services.
+#[derive(Clone)]
+pub struct FakeNode {
+    pub fake: Fake,
+    pub id: i32,
+}
+
+impl std::ops::Deref for FakeNode {
+    type Target = Fake;
+
+    fn deref(&self) -> &Fake {
+        &self.fake
+    }
+}
+
+impl FakeNode {
+    /// Returns once the broker does not hang.
+    pub async fn awake(&self) {
+        loop {
+            let changed = self.appended.notified();
+            if !self.lock().node(self.id).hung {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Passes bytes on, but for while the broker hangs.
+    async fn carry(&self, mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>) {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            self.awake().await;
+            if to.write_all(&buffer[..count]).await.is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    }
 }
 
 impl Fake {
-    /// Starts it with one topic `t`. Must be called within a runtime.
+    /// Starts one broker with one topic `t`. Must be called within a runtime.
     pub fn start(seed: u64, partitions: usize) -> Self {
-        let (incoming, connections) = mpsc::unbounded_channel();
+        Self::cluster(seed, 1, partitions)
+    }
+
+    /// Starts brokers with the ids 0, 1, .. and one topic `t`, all of it led by the first.
+    pub fn cluster(seed: u64, nodes: i32, partitions: usize) -> Self {
+        let (incoming, connections): (Vec<_>, Vec<_>) = (0..nodes).map(|_| mpsc::unbounded_channel()).unzip();
+        let node = |id| Node {
+            address: if id == 0 { ADDRESS.to_owned() } else { format!("fake-{id}:9093") },
+            ..Node::default()
+        };
         let fake = Self {
             state: Arc::new(Mutex::new(State {
+                nodes: (0..nodes).map(node).collect(),
+                hints: 100,
+                no_controller: false,
+                unaware: None,
                 topics: BTreeMap::from([("t".to_owned(), vec![FakeLog::default(); partitions])]),
                 producers: Producers::default(),
                 faults: Faults::default(),
@@ -109,7 +217,6 @@ impl Fake {
                 down: false,
                 silent: false,
                 batch_bytes_max: 64 << 20,
-                address: ADDRESS.to_owned(),
                 discard: false,
                 connections: 0,
                 next_producer_id: 0,
@@ -119,13 +226,14 @@ impl Fake {
                 consume_offsets: Vec::new(),
                 leader_known: true,
                 lose_admin_answer: false,
-                pipes: Vec::new(),
             })),
             appended: Arc::new(Notify::new()),
-            incoming,
+            incoming: Arc::new(incoming),
         };
-        let connections = UnboundedReceiverStream::new(connections);
-        tokio::spawn(fake.server().serve_with_incoming(connections));
+        for (id, connections) in connections.into_iter().enumerate() {
+            let connections = UnboundedReceiverStream::new(connections);
+            tokio::spawn(fake.server(id as i32).serve_with_incoming(connections));
+        }
         fake
     }
 
@@ -133,13 +241,28 @@ impl Fake {
         self.state.lock().unwrap()
     }
 
+    /// Changes something that waiting requests look at.
+    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.appended.notify_waiters();
+        result
+    }
+
+    /// Another broker leads from now on (none: -1); those of `uninformed` don't know it.
+    pub fn elect(&self, partition: i32, leader: i32, uninformed: &[i32]) {
+        self.change(|state| {
+            let nodes = state.nodes.len() as i32;
+            state.log("t", partition).unwrap().elect(leader, nodes, uninformed);
+        });
+    }
+
     pub fn config(&self, seed: u64) -> ClientConfig {
         let fake = self.clone();
         ClientConfig {
             brokers: vec![ADDRESS.to_owned()],
-            connector: Some(Arc::new(move |_: String| {
+            connector: Some(Arc::new(move |address: String| {
                 let fake = fake.clone();
-                Box::pin(async move { fake.connect() }) as _
+                Box::pin(async move { fake.connect(&address).await }) as _
             })),
             clock: Arc::new(|| 1_700_000_000_000),
             seed: Some(seed),
@@ -156,35 +279,44 @@ impl Fake {
     pub async fn listen(&self) -> ClientConfig {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        self.lock().address.clone_from(&address);
+        self.lock().node(0).address.clone_from(&address);
         let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
-        tokio::spawn(self.server().serve_with_incoming(connections));
+        tokio::spawn(self.server(0).serve_with_incoming(connections));
         ClientConfig::new([address])
     }
 
-    fn server(&self) -> Router {
+    fn server(&self, id: i32) -> Router {
+        let node = FakeNode { fake: self.clone(), id };
         tonic::transport::Server::builder()
             .initial_stream_window_size(16 << 20)
             .initial_connection_window_size(32 << 20)
             .max_frame_size(1 << 20)
-            .add_service(DataServer::new(self.clone()).max_decoding_message_size(64 << 20))
-            .add_service(AdminServer::new(self.clone()))
+            .add_service(DataServer::new(node.clone()).max_decoding_message_size(64 << 20))
+            .add_service(AdminServer::new(node))
     }
 
-    fn connect(&self) -> io::Result<Box<dyn BoxedConnection>> {
+    async fn connect(&self, address: &str) -> io::Result<Box<dyn BoxedConnection>> {
+        let found = self.lock().nodes.iter().position(|node| node.address == address);
+        let id = found.ok_or(io::ErrorKind::AddrNotAvailable)?;
+        if self.lock().nodes[id].unreachable {
+            std::future::pending::<()>().await;
+        }
         let mut state = self.lock();
         let refused = state.faults.refuse_connect;
-        if state.down || state.chance(refused) {
+        if state.down || state.nodes[id].down || state.chance(refused) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let (client, mut near) = tokio::io::duplex(1 << 20);
-        let (mut far, server) = tokio::io::duplex(1 << 20);
+        let (client, near) = tokio::io::duplex(1 << 20);
+        let (far, server) = tokio::io::duplex(1 << 20);
+        let node = FakeNode { fake: self.clone(), id: id as i32 };
         let pipe = tokio::spawn(async move {
-            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            let (near_read, near_write) = tokio::io::split(near);
+            let (far_read, far_write) = tokio::io::split(far);
+            tokio::join!(node.carry(near_read, far_write), node.carry(far_read, near_write));
         });
-        state.pipes.push(pipe.abort_handle());
+        state.nodes[id].pipes.push(pipe.abort_handle());
         state.connections += 1;
-        self.incoming.send(Ok(server)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        self.incoming[id].send(Ok(server)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         Ok(Box::new(client))
     }
 }
