@@ -227,10 +227,11 @@ impl Node {
         };
         let figures = |replica: &Replica, leaving: bool| {
             let own = found.iter().find(|found| found.replica_id == replica.id.get());
+            let alive = self.cluster().alive(replica.broker);
             ReplicaFigures {
                 replica: *replica,
-                live: self.cluster().alive(replica.broker),
-                in_sync: !leaving && in_sync.contains(&replica.broker),
+                live: alive,
+                in_sync: !leaving && alive && (in_sync.contains(&replica.broker) || lag(replica) == Some(0)),
                 lag_entries: lag(replica),
                 joining: !leaving && voters.as_ref().is_some_and(|voters| !voters.contains(&replica.id)),
                 leaving,

@@ -1,0 +1,8 @@
+//! Leaders, followers and rest in a cluster of three brokers, over their real listeners.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+mod reads;
+mod rest;
+mod status;

@@ -1,0 +1,64 @@
+//! Groups that rest.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::harness::{Trio, eventually};
+
+const PARTITIONS: i32 = 12;
+
+async fn resting() -> Trio {
+    let trio = Trio::start(|config| config.cluster.quiesce_after_ms = 1_000).await;
+    trio.create("t", PARTITIONS).await;
+    all_rest(&trio).await;
+    trio
+}
+
+async fn all_rest(trio: &Trio) {
+    eventually("all partitions rest on all brokers", || async {
+        let status = trio.calls(1).await.status().await;
+        status.brokers.iter().all(|broker| broker.quiet >= PARTITIONS.unsigned_abs())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_group_that_rests_is_written_and_read_at_once() {
+    let trio = resting().await;
+    for partition in 0..PARTITIONS {
+        let leader = trio.leader(1, "t", usize::try_from(partition).unwrap(), -1).await;
+        let mut led = trio.calls(leader).await;
+        let started = Instant::now();
+        assert_eq!(led.produce("t", partition, "a").await.error, None);
+        let latest = led.latest("t", partition).await;
+        assert_eq!((latest.error, latest.offset), (None, 1));
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+    all_rest(&trio).await;
+    let before = trio.calls(1).await.partitions("t").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(trio.calls(2).await.partitions("t").await, before, "nobody campaigns while the leaders rest");
+}
+
+#[tokio::test]
+async fn the_groups_of_a_dead_leader_wake_and_elect_others() {
+    let mut trio = resting().await;
+    let before = trio.calls(1).await.partitions("t").await;
+    let dead = 3;
+    let led = before.iter().filter(|partition| partition.leader_id == dead).count();
+    assert!(led > 0, "{before:?}");
+    trio.kill(dead);
+    let killed = Instant::now();
+    for partition in &before {
+        let leader = trio.leader(1, "t", usize::try_from(partition.partition).unwrap(), dead).await;
+        assert_eq!(trio.calls(leader).await.produce("t", partition.partition, "a").await.error, None);
+    }
+    println!("{led} resting groups had other leaders and were written after {:?}", killed.elapsed());
+    trio.boot(dead).await;
+    eventually("everything is whole again", || async {
+        trio.calls(1).await.partitions("t").await.iter().all(|partition| partition.in_sync.len() == 3)
+    })
+    .await;
+    all_rest(&trio).await;
+}

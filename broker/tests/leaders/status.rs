@@ -1,0 +1,49 @@
+//! The cluster as operators see it.
+
+use headwater_proto::v1;
+
+use crate::harness::{Trio, code, eventually};
+
+#[tokio::test]
+async fn a_dead_broker_and_what_it_lacks_are_shown() {
+    let mut trio = Trio::start(|_| {}).await;
+    trio.create("t", 4).await;
+    let status = trio.calls(2).await.status().await;
+    assert_eq!((status.partitions, status.under_replicated, status.leaderless), (4, 0, 0), "{status:?}");
+    assert_eq!(status.brokers.iter().map(|broker| broker.leaders).sum::<u32>(), 4);
+    assert!(status.brokers.iter().all(|b| b.live && b.replicas == 4 && b.lag_entries == 0), "{status:?}");
+    assert_eq!(trio.calls(3).await.unhealthy().await, []);
+
+    trio.kill(2);
+    eventually("the loss is shown", || async {
+        let status = trio.calls(1).await.status().await;
+        status.under_replicated == 4 && status.leaderless == 0 && !status.brokers[1].live
+    })
+    .await;
+    eventually("the dead broker is all that is wrong", || async {
+        let unhealthy = trio.calls(3).await.unhealthy().await;
+        unhealthy.len() == 4 && unhealthy.iter().all(|one| one.remarks == ["broker 2 is down"])
+    })
+    .await;
+    trio.boot(2).await;
+    eventually("all is well again", || async { trio.calls(1).await.unhealthy().await.is_empty() }).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_in_words() {
+    let trio = Trio::start(|_| {}).await;
+    trio.create("t", 1).await;
+    let mut calls = trio.calls(1).await;
+    assert_eq!(code(&calls.transfer("t", 0, 9).await), "INVALID_REPLICA_ASSIGNMENT");
+    assert_eq!(code(&calls.transfer("t", 7, 1).await), "UNKNOWN_TOPIC_OR_PARTITION");
+    let wanted = v1::AlterTopicReplicas { topic: "t".to_owned(), replicas: 5 };
+    let request = v1::AlterReplicasRequest { topics: vec![wanted], validate_only: false };
+    let altered = calls.cluster.alter_replicas(request).await.unwrap().into_inner();
+    assert_eq!(code(&altered.topics[0].error), "INVALID_REPLICATION_FACTOR");
+    let request = v1::RemoveNodeRequest { broker_id: 3, validate_only: false };
+    let removed = calls.cluster.remove_node(request).await.unwrap().into_inner();
+    assert_eq!(code(&removed.error), "INVALID_REPLICATION_FACTOR", "three replicas need three brokers");
+    let request = v1::RecoverPartitionRequest { topic: "t".to_owned(), ..Default::default() };
+    let recovered = calls.cluster.recover_partition(request).await.unwrap().into_inner();
+    assert_eq!(code(&recovered.error), "INVALID_REQUEST", "it has a leader");
+}
