@@ -36,8 +36,12 @@ struct Run {
 
 impl Run {
     async fn new(seed: u64) -> Self {
+        let cluster = Cluster::new(BROKERS, seed, small_segments()).await;
+        if seed.is_multiple_of(3) {
+            cluster.net.set_latency_us(5_000..30_000);
+        }
         Self {
-            cluster: Cluster::new(BROKERS, seed, small_segments()).await,
+            cluster,
             rng: StdRng::seed_from_u64(seed),
             seed,
             values: 0,
@@ -60,7 +64,7 @@ impl Run {
         let node = self.some_broker();
         match self.rng.random_range(0..100) {
             0..50 => self.write().await,
-            50..63 if self.seed % 2 == 0 || !self.runs(node) => self.restart(node).await,
+            50..63 if self.seed.is_multiple_of(2) || !self.runs(node) => self.restart(node).await,
             63..66 if self.runs(node) => self.cluster.kill(node).await,
             66..71 if self.runs(node) => self.cluster.power_cut(node).await,
             71..76 => self.cluster.net.isolate(&[BrokerId(node)]),
@@ -185,7 +189,7 @@ fn seeds() -> std::ops::Range<u64> {
         .as_deref()
         .and_then(|range| range.split_once(".."))
         .map(|(from, to)| from.parse().unwrap()..to.parse().unwrap());
-    parsed.unwrap_or(0..8)
+    parsed.unwrap_or(0..6)
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,4 +200,26 @@ async fn nothing_acknowledged_is_lost_whatever_fails() {
         records += acknowledged.len();
     }
     assert!(records > 300, "{records} records only: nothing was put to the test");
+}
+
+/// Each planted bug that this test can see: run with the feature, one after the other, as they are process-wide.
+#[cfg(feature = "mutants")]
+#[test]
+#[ignore = "plants bugs for the whole process"]
+fn a_planted_bug_is_found() {
+    use headwater_core::mutant::{Mutant, plant};
+    let chosen = std::env::var("HEADWATER_MUTANT").unwrap();
+    plant(Some(chosen.parse::<Mutant>().unwrap()));
+    for seed in 0..60 {
+        let world = std::panic::catch_unwind(|| {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+            runtime.block_on(Box::pin(run(seed)));
+        });
+        if world.is_err() {
+            println!("{chosen}: found by seed {seed}");
+            return;
+        }
+    }
+    panic!("{chosen}: not found");
 }
