@@ -38,7 +38,10 @@ pub use consumer::{
 pub use error::{ClientError, ConsumeError, DeliveryError, SendError};
 pub use headwater_proto::ErrorCode;
 pub use headwater_proto::record::{Compression, Header, Record, RecordBatch, RecordError};
-pub use headwater_proto::v1::{Broker, ConfigDescription, PartitionDescription};
+pub use headwater_proto::v1::{
+    BalancedLeader, Broker, BrokerState, BrokerStatus, ClusterStatusResponse, ConfigDescription, NodeResult,
+    PartitionDescription, PartitionStatus, RecoverPartitionResponse, ReplicaStatus, Survivor,
+};
 pub use producer::{
     Acks, Delivered, Delivery, Producer, ProducerConfig, ProducerRecord, ProducerStats, partition_for_key,
 };

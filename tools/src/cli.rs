@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{bench, cluster, completion, consume, context, dump, produce, records, topic};
+use crate::commands::{
+    bench, cluster, completion, consume, context, dump, leader, node, partition, produce, records, topic,
+};
 use crate::exit::EXIT_CODES_HELP;
 use crate::output::Format;
 use crate::position::parse_duration;
@@ -78,6 +80,15 @@ pub enum Command {
     /// Show the cluster and its brokers.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Show and change where the replicas of partitions lie.
+    #[command(subcommand, visible_alias = "partitions")]
+    Partition(partition::PartitionCommand),
+    /// Hand leaderships over.
+    #[command(subcommand)]
+    Leader(leader::LeaderCommand),
+    /// Drain, replace and remove brokers.
+    #[command(subcommand, visible_alias = "nodes")]
+    Node(node::NodeCommand),
     /// Keep named settings.
     #[command(subcommand)]
     Context(context::ContextCommand),
@@ -139,6 +150,21 @@ mod tests {
             "streamctl bench consume t --consumers 2 --records 1000000 -o json",
             "streamctl bench consume t --consumers 2 --seconds 5 -o json",
             "streamctl dump ./headwater-data",
+            "streamctl cluster status",
+            "streamctl cluster status --watch",
+            "streamctl cluster status --watch=10s -o jsonl",
+            "streamctl topic create orders --partitions 12 --replicas 3",
+            "streamctl topic alter orders --replicas 3",
+            "streamctl partition list --unhealthy",
+            "streamctl partition move orders/3 --to 2,4,5",
+            "streamctl partition move orders/3 --cancel",
+            "streamctl leader transfer orders/3 --to 2",
+            "streamctl leader balance",
+            "streamctl node drain 2",
+            "streamctl node drain 2 --undo",
+            "streamctl node replace 2 --with 4",
+            "streamctl node remove 2",
+            "streamctl partition recover orders/3 --accept-loss",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
@@ -154,6 +180,10 @@ mod tests {
             "streamctl topic create t --partitions 0",
             "streamctl produce t --key-field a --key-separator :",
             "streamctl --output xml topic list",
+            "streamctl partition move orders/3",
+            "streamctl partition move orders --to 1",
+            "streamctl partition move orders/3 --to 1 --cancel",
+            "streamctl node replace 2",
             "streamctl",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -61,12 +61,15 @@ impl Exit {
             | ErrorCode::DuplicateSequenceNumber
             | ErrorCode::InvalidProducerEpoch
             | ErrorCode::UnknownProducerId
-            | ErrorCode::FencedLeaderEpoch => Self::Conflict,
+            | ErrorCode::FencedLeaderEpoch
+            | ErrorCode::ReassignmentInProgress => Self::Conflict,
             ErrorCode::LeaderNotAvailable
             | ErrorCode::NotLeaderOrFollower
             | ErrorCode::NotController
             | ErrorCode::RequestTimedOut
             | ErrorCode::UnknownLeaderEpoch
+            | ErrorCode::PreferredLeaderNotAvailable
+            | ErrorCode::EligibleLeadersNotAvailable
             | ErrorCode::ThrottlingQuotaExceeded => Self::Unreachable,
             _ => Self::Failure,
         }
@@ -181,6 +184,18 @@ fn hint_for(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::KafkaStorageError => {
             "a disk of the broker failed or is full (its log says more), or the partition is damaged: \
              `streamctl topic describe TOPIC` shows that"
+        }
+        ErrorCode::InvalidReplicationFactor | ErrorCode::InvalidReplicaAssignment => {
+            "`streamctl cluster status` shows the brokers that there are"
+        }
+        ErrorCode::ReassignmentInProgress => {
+            "`streamctl partition list --unhealthy` shows how far it is; `streamctl partition move TOPIC/N --cancel` \
+             gives it up"
+        }
+        ErrorCode::LeaderNotAvailable
+        | ErrorCode::PreferredLeaderNotAvailable
+        | ErrorCode::EligibleLeadersNotAvailable => {
+            "`streamctl partition list --unhealthy` shows which replicas are missing"
         }
         ErrorCode::RequestTimedOut => "it may or may not have been done: look before trying again",
         _ => return None,

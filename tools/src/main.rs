@@ -100,6 +100,9 @@ fn run(cli: Cli, format: &mut Format) -> Result<(), Failure> {
             }
             Command::Bench(command) => commands::bench::run(command, &settings, output).await,
             Command::Cluster(command) => commands::cluster::run(command, &settings, output).await,
+            Command::Partition(command) => commands::partition::run(command, &settings, output).await,
+            Command::Leader(command) => commands::leader::run(command, &settings, output).await,
+            Command::Node(command) => commands::node::run(command, &settings, output).await,
             Command::Context(_) | Command::Completion(_) | Command::Dump(_) => Ok(()),
         }
     });

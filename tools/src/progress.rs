@@ -1,4 +1,4 @@
-//! A progress bar, on a terminal only.
+//! Progress, on a terminal only.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -56,6 +56,40 @@ impl Progress {
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// What is left of something whose length nobody knows. Draws nothing without a terminal.
+#[derive(Debug)]
+pub struct Spinner(Option<ProgressBar>);
+
+impl Spinner {
+    pub fn new(quiet: bool) -> Self {
+        if quiet || !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let spinner = ProgressBar::new_spinner();
+        let blue = if colour(&io::stderr()) { ".blue" } else { "" };
+        // The template is a constant: an error would only cost the looks.
+        if let Ok(style) = ProgressStyle::with_template(&format!("{{spinner{blue}}} {{msg}}  {{elapsed}}")) {
+            spinner.set_style(style);
+        }
+        spinner.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        Self(Some(spinner))
+    }
+
+    pub fn show(&self, left: &str) {
+        if let Some(spinner) = &self.0 {
+            spinner.set_message(left.to_owned());
+            spinner.tick();
+        }
+    }
+
+    /// Takes it away.
+    pub fn finish(&self) {
+        if let Some(spinner) = &self.0 {
+            spinner.finish_and_clear();
         }
     }
 }

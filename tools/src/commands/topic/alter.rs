@@ -1,8 +1,10 @@
-//! `streamctl topic alter`: configs, and more partitions.
+//! `streamctl topic alter`: configs, more partitions, and the number of replicas.
 
+use headwater_client::Admin;
 use serde_json::json;
 
 use super::parse_config;
+use crate::commands::follow::{assigned, progress, until_done};
 use crate::connect::connect;
 use crate::exit::{Failure, Tally};
 use crate::output::Output;
@@ -15,13 +17,20 @@ Keys keep their order only within a partition: after partitions were added, a ke
 Examples:
   streamctl topic alter flights --config retention.ms=86400000
   streamctl topic alter flights --unset retention.ms
-  streamctl topic alter flights --partitions 12 --dry-run")]
+  streamctl topic alter flights --partitions 12 --dry-run
+  streamctl topic alter flights --replicas 3")]
 #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
 pub struct AlterArgs {
     topic: String,
     /// New total number of partitions; more than there are.
     #[arg(short, long, value_name = "N", group = "change", value_parser = clap::value_parser!(i32).range(1..))]
     partitions: Option<i32>,
+    /// New number of replicas of each partition; waits until they are there.
+    #[arg(short, long, value_name = "N", group = "change", value_parser = clap::value_parser!(i32).range(1..))]
+    replicas: Option<i32>,
+    /// Do not wait for replicas: it goes on by itself.
+    #[arg(long)]
+    no_wait: bool,
     /// Set a config.
     #[arg(short, long = "config", value_name = "NAME=VALUE", group = "change", value_parser = parse_config)]
     configs: Vec<(String, String)>,
@@ -78,6 +87,15 @@ pub async fn run(args: AlterArgs, settings: &Settings, output: Output) -> Result
             }
         }
     }
+    if let Some(replicas) = args.replicas {
+        match alter_replicas(&admin, topic, replicas, args.dry_run, !args.no_wait, output).await {
+            Ok(before) => {
+                done.push(json!({ "change": "replicas", "before": before, "after": replicas }));
+                tally.done();
+            }
+            Err(failure) => tally.failed(failure),
+        }
+    }
     if !done.is_empty() {
         let data = json!({ "name": topic, "status": if args.dry_run { "valid" } else { "altered" }, "changes": done });
         output.report(&data, |page| {
@@ -94,4 +112,25 @@ pub async fn run(args: AlterArgs, settings: &Settings, output: Output) -> Result
         })?;
     }
     tally.finish()
+}
+
+/// Gives the number of replicas before.
+async fn alter_replicas(
+    admin: &Admin,
+    topic: &str,
+    replicas: i32,
+    dry_run: bool,
+    wait: bool,
+    output: Output,
+) -> Result<usize, Failure> {
+    let look = || admin.list_partitions(vec![topic.to_owned()], false);
+    let before = look().await?.first().map_or(0, |partition| assigned(partition).len());
+    for (_, result) in admin.alter_replicas(vec![(topic.to_owned(), replicas)], dry_run).await? {
+        result?;
+    }
+    if wait && !dry_run {
+        let wanted = |one: &_| i32::try_from(assigned(one).len()) == Ok(replicas);
+        until_done(output, || async { Ok(progress(&look().await?, wanted)) }).await?;
+    }
+    Ok(before)
 }

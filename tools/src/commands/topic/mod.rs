@@ -23,7 +23,7 @@ pub enum TopicCommand {
     /// Delete topics with all their records.
     #[command(visible_alias = "rm")]
     Delete(delete::DeleteArgs),
-    /// Change configs, or add partitions.
+    /// Change configs, add partitions, or change the number of replicas.
     Alter(alter::AlterArgs),
     /// Show a topic's configs.
     Configs(configs::ConfigsArgs),

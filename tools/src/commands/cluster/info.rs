@@ -1,4 +1,4 @@
-//! `streamctl cluster`: who is there.
+//! `streamctl cluster info`: who is there, as every broker knows it.
 
 use serde_json::json;
 
@@ -7,23 +7,7 @@ use crate::exit::Failure;
 use crate::output::Output;
 use crate::settings::Settings;
 
-#[derive(Debug, clap::Subcommand)]
-pub enum ClusterCommand {
-    /// Show the cluster's id, its controller and its brokers.
-    #[command(after_help = "\
-Examples:
-  streamctl cluster info
-  streamctl cluster info -o json | jq -r '.brokers[].grpc_address'")]
-    Info,
-}
-
-pub async fn run(command: ClusterCommand, settings: &Settings, output: Output) -> Result<(), Failure> {
-    match command {
-        ClusterCommand::Info => info(settings, output).await,
-    }
-}
-
-async fn info(settings: &Settings, output: Output) -> Result<(), Failure> {
+pub async fn run(settings: &Settings, output: Output) -> Result<(), Failure> {
     let admin = connect(settings).await?.admin();
     let cluster = admin.cluster().await?;
     let topics = admin.list_topics().await?;

@@ -1,0 +1,104 @@
+//! `streamctl partition move`.
+
+use headwater_client::TopicPartition;
+use serde_json::json;
+
+use super::{joined, parse_partition, slashed};
+use crate::commands::follow::{assigned, look_at, progress, until_done};
+use crate::connect::connect;
+use crate::exit::{Failure, Tally};
+use crate::output::Output;
+use crate::settings::Settings;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+New replicas catch up first, at a bounded rate; only then the old ones leave. Producers and consumers go on
+meanwhile.
+
+Examples:
+  streamctl partition move orders/3 --to 2,4,5
+  streamctl partition move orders/3 orders/4 --to 2,4,5 --no-wait
+  streamctl partition move orders/3 --cancel")]
+pub struct MoveArgs {
+    #[arg(required = true, value_name = "TOPIC/N", value_parser = parse_partition)]
+    partitions: Vec<TopicPartition>,
+    /// The brokers that are to have the replicas, the preferred leader first.
+    #[arg(long, value_name = "ID,...", value_delimiter = ',', required_unless_present = "cancel")]
+    to: Vec<i32>,
+    /// Give up a move that is under way.
+    #[arg(long, conflicts_with_all = ["to", "dry_run"])]
+    cancel: bool,
+    /// Do not wait until it is done: it goes on by itself.
+    #[arg(long)]
+    no_wait: bool,
+    /// Check everything, change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn run(args: MoveArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
+    let admin = connect(settings).await?.admin();
+    let before = look_at(&admin, &args.partitions).await?;
+    let moves = args.partitions.iter().map(|partition| (partition.clone(), args.to.clone()));
+    let mut tally = Tally::default();
+    let mut accepted = Vec::new();
+    for (partition, result) in admin.reassign(moves.collect(), args.dry_run).await? {
+        match result {
+            Ok(()) => {
+                accepted.push(partition);
+                tally.done();
+            }
+            Err(e) => tally.failed(e.into()),
+        }
+    }
+    let waits = !args.dry_run && !args.no_wait && !accepted.is_empty();
+    if waits {
+        until_done(output, || async {
+            let now = look_at(&admin, &accepted).await?;
+            Ok(progress(&now, |one| args.cancel || assigned(one) == args.to))
+        })
+        .await?;
+    }
+    let status = match (args.dry_run, waits) {
+        (true, _) => "valid",
+        (_, true) => "done",
+        (_, false) => "accepted",
+    };
+    let after = match waits {
+        true => look_at(&admin, &accepted).await?,
+        false => Vec::new(),
+    };
+    let of = |all: &[headwater_proto::v1::PartitionStatus], partition: &TopicPartition| {
+        let found =
+            all.iter().find(|one| *partition.topic == one.topic && one.partition == partition.partition);
+        found.map(assigned)
+    };
+    let rows: Vec<(&TopicPartition, Vec<i32>, Vec<i32>)> = accepted
+        .iter()
+        .map(|partition| {
+            let to = of(&after, partition).unwrap_or_else(|| args.to.clone());
+            (partition, of(&before, partition).unwrap_or_default(), to)
+        })
+        .collect();
+    if !rows.is_empty() {
+        let data: Vec<_> = rows
+            .iter()
+            .map(|(partition, before, after)| {
+                json!({
+                    "topic": &*partition.topic,
+                    "partition": partition.partition,
+                    "status": status,
+                    "before": before,
+                    "after": after,
+                })
+            })
+            .collect();
+        output.report(&data, |page| {
+            let rows = rows.iter().map(|(partition, before, after)| {
+                vec![slashed(partition), joined(before), joined(after), status.to_owned()]
+            });
+            page.table(&["PARTITION", "BEFORE", "AFTER", "STATUS"], rows);
+        })?;
+    }
+    tally.finish()
+}
