@@ -178,6 +178,7 @@ impl<R: Send + Sync + 'static> RaftNetworkV2<Types<R>> for Link {
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
         let body = wire::encode_snapshot(&vote, snapshot.snapshot);
         let answer = tokio::select! {
+            biased;
             answer = self.call(RequestKind::Snapshot, body, option.hard_ttl()) => answer?,
             closed = cancel => return Err(closed.into()),
         };
