@@ -157,11 +157,11 @@ impl Host {
         });
     }
 
-    /// Ends what the broker had before there was a node.
+    /// Ends what the broker has where there is no node.
     pub async fn close(&self) {
         self.context.transport.close().await;
-        if let Err(error) = self.data_dir.flush_clean().await {
-            tracing::error!(%error, "the stop was not clean: the next start recovers");
+        if let Err(error) = self.data_dir.abandon().await {
+            tracing::error!(%error, "the last writes to the data directory failed");
         }
     }
 

@@ -31,8 +31,6 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Between two rounds of asking the brokers of the configuration, while nobody leads the metadata.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// How often the metadata log is looked at.
-const TRIM_INTERVAL: Duration = Duration::from_secs(10);
 /// Groups handed over at the same time.
 const HAND_OVER_AT_A_TIME: usize = 32;
 /// One group.
@@ -203,7 +201,8 @@ async fn learn_brokers(node: &Node) {
 
 async fn keep_metadata_log_short(node: Arc<Node>) {
     let segment_bytes = node.config().cluster.metadata_segment_bytes;
-    while tokio::time::timeout(TRIM_INTERVAL, node.stop().cancelled()).await.is_err() {
+    let interval = Duration::from_millis(node.config().storage.retention_check_interval_ms);
+    while tokio::time::timeout(interval, node.stop().cancelled()).await.is_err() {
         tokio::select! {
             () = node.controller().trim_log(segment_bytes) => {}
             () = node.stop().cancelled() => return,

@@ -93,6 +93,7 @@ impl Node {
         let registry = Registry::new(host.groups(), settings, own, live, Arc::clone(entropy));
         let resources = Resources {
             registry: Arc::clone(&registry),
+            cluster: Arc::clone(&cluster),
             transport: context.transport.clone(),
             env: context.env.clone(),
             limits: context.config.topics.clone(),

@@ -31,7 +31,7 @@ use crate::node::{Node, NodeError};
 /// How long requests that were cut off may take to notice.
 const CUT_GRACE: Duration = Duration::from_secs(1);
 /// Connections of other brokers, three from each: apart from those of clients, so that no client keeps a broker out.
-const PEER_CONNECTIONS_MAX: usize = 1_024;
+const PEER_CONNECTIONS_MAX: usize = 512;
 
 /// Why a broker does not start.
 #[derive(Debug, Error)]
@@ -178,21 +178,20 @@ impl Broker {
     async fn begin(context: NodeContext, doors: Doors) -> Result<Arc<Host>, NodeError> {
         let host = Host::open(context).await?;
         doors.status.opened(host.clone());
-        match host.begin().await? {
-            Beginning::Member(identity) => doors.open(&Box::pin(Node::start(host.clone(), identity)).await?),
-            Beginning::Stranger => {
-                let (tasks, drain, host) = (doors.tasks.clone(), doors.stop.drain.clone(), host.clone());
-                tasks.spawn(async move {
-                    let started = async { Box::pin(Node::start(host.clone(), host.enter().await?)).await };
-                    tokio::select! {
-                        started = started => match started {
-                            Ok(node) => doors.open(&node),
-                            Err(error) => host.fail(error),
-                        },
-                        () = drain.cancelled() => {}
-                    }
-                });
+        let begun = match host.begin().await {
+            Ok(Beginning::Member(identity)) => {
+                Box::pin(Node::start(host.clone(), identity)).await.map(|node| doors.open(&node))
             }
+            Ok(Beginning::Stranger) => {
+                let (tasks, host) = (doors.tasks.clone(), host.clone());
+                tasks.spawn(enter(host, doors));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = begun {
+            host.close().await;
+            return Err(error);
         }
         Ok(host)
     }
@@ -236,6 +235,23 @@ impl Broker {
         finish(&self.peer_stop, &self.peer_tasks, Duration::ZERO).await;
         finish(&self.http_stop, &self.http_tasks, Duration::ZERO).await;
         info!(took_ms = millis(started), "stopped");
+    }
+}
+
+/// Starts the node of a broker that has to enter a cluster first, unless it is stopped before.
+async fn enter(host: Arc<Host>, doors: Doors) {
+    let drain = doors.stop.drain.clone();
+    let identity = tokio::select! {
+        identity = host.enter() => identity,
+        () = drain.cancelled() => return,
+    };
+    let started = match identity {
+        Ok(identity) => Box::pin(Node::start(host.clone(), identity)).await,
+        Err(error) => Err(error),
+    };
+    match started {
+        Ok(node) => doors.open(&node),
+        Err(error) => host.fail(error),
     }
 }
 

@@ -1,11 +1,17 @@
 //! Administration of topics, as both protocols offer it.
 
+use std::time::Duration;
+
 use headwater_core::metadata::{Command, MetadataError, Topic};
+use headwater_core::placement::{NotEnoughBrokers, Pool};
 use headwater_core::topic_config::Overrides;
-use headwater_proto::types::{BrokerId, TopicId};
+use headwater_proto::types::{BrokerId, GroupId, PartitionId, TopicId};
 
 use super::{Controller, within};
 use crate::error::RequestError;
+
+/// A new partition elects its leader within a second, unless most of its brokers are away.
+const LED_WITHIN: Duration = Duration::from_secs(3);
 
 /// A topic to be created; zeros stand for the broker's defaults.
 #[derive(Debug, Clone)]
@@ -53,7 +59,7 @@ impl Controller {
         let command = Command::CreateTopic {
             id,
             name: topic.name.clone(),
-            assignments: self.assign(0, partitions, replicas)?,
+            assignments: self.assign(None, partitions, replicas)?,
             overrides: overrides(topic.configs)?,
         };
         let outcome = TopicOutcome { id, partitions, replicas };
@@ -64,6 +70,7 @@ impl Controller {
         within(timeout_ms, async {
             self.submit(command).await?;
             self.registry.wait_for(&topic.name, Some((id, partitions))).await;
+            self.wait_led(id, 0..partitions).await;
             Ok(outcome)
         })
         .await
@@ -96,7 +103,7 @@ impl Controller {
         }
         self.check_room(0, total - before)?;
         let replicas = topic.replica_count();
-        let assignments = self.assign(before, total - before, replicas)?;
+        let assignments = self.assign(Some(&topic), total - before, replicas)?;
         let command = Command::CreatePartitions { id: topic.id, before, assignments };
         let outcome = TopicOutcome { id: topic.id, partitions: total, replicas };
         if validate_only {
@@ -106,6 +113,7 @@ impl Controller {
         within(timeout_ms, async {
             self.submit(command).await?;
             self.registry.wait_for(name, Some((topic.id, total))).await;
+            self.wait_led(topic.id, before..total).await;
             Ok(outcome)
         })
         .await
@@ -132,23 +140,40 @@ impl Controller {
         Ok(TopicOutcome::of(&topic))
     }
 
-    /// Brokers for partitions from `first` on: each next one begins with the next broker.
+    /// Brokers for more partitions, of a topic that may have some already: balanced, over as many racks as there are,
+    /// and those first that answer at the moment.
     fn assign(
         &self,
-        first: usize,
+        topic: Option<&Topic>,
         partitions: usize,
         replicas: usize,
     ) -> Result<Vec<Vec<BrokerId>>, RequestError> {
-        let brokers: Vec<_> = self.with_state(|state| state.brokers().map(|broker| broker.id).collect());
-        if replicas > brokers.len() {
-            return Err(MetadataError::ReplicationFactor { replicas, brokers: brokers.len() }.into());
-        }
-        let of_partition = |partition: usize| {
-            (0..replicas).map(|replica| brokers[(partition + replica) % brokers.len()]).collect()
-        };
         // A number beyond every limit is refused later; it must not take memory before that.
         let partitions = partitions.min(headwater_core::metadata::PARTITIONS_PER_TOPIC_MAX + 1);
-        Ok((first..first.saturating_add(partitions)).map(of_partition).collect())
+        let mut pool = self.with_state(|state| Pool::of(state, |broker| self.cluster.alive(broker)));
+        pool.place(topic, partitions, replicas).map_err(|NotEnoughBrokers { replicas, brokers }| {
+            MetadataError::ReplicationFactor { replicas, brokers }.into()
+        })
+    }
+
+    /// Waits until somebody leads each of the partitions from `first` on. Who gives up waiting has a topic all the same.
+    async fn wait_led(&self, topic: TopicId, partitions: std::ops::Range<usize>) {
+        let mut changes = self.cluster.changes();
+        let is_led = |partition: usize| {
+            let partition = PartitionId(i32::try_from(partition).unwrap_or(i32::MAX));
+            self.cluster.leader(GroupId { topic_id: topic, partition }).is_some()
+        };
+        let all_led = async {
+            for partition in partitions {
+                while !is_led(partition) {
+                    // The cluster outlives every waiter.
+                    if changes.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LED_WITHIN, all_led).await;
     }
 
     /// Whether the broker's own limits allow that many more.

@@ -27,6 +27,7 @@ use headwater_proto::types::{
 use headwater_storage::log::LogOptions;
 use tokio::sync::{Mutex, watch};
 
+use crate::cluster::Cluster;
 use crate::config::TopicsConfig;
 use crate::env::Env;
 use crate::error::RequestError;
@@ -54,6 +55,7 @@ pub struct Controller {
     identity: Identity,
     proposer: Arc<Proposer<MetadataState>>,
     registry: Arc<Registry>,
+    cluster: Arc<Cluster>,
     transport: Transport,
     env: Env,
     limits: TopicsConfig,
@@ -68,6 +70,7 @@ pub struct Controller {
 /// What a controller works with.
 pub struct Resources {
     pub registry: Arc<Registry>,
+    pub cluster: Arc<Cluster>,
     pub transport: Transport,
     pub env: Env,
     pub limits: TopicsConfig,
@@ -93,12 +96,13 @@ pub async fn start_metadata_group(
 
 impl Controller {
     pub fn new(identity: Identity, group: Arc<Group<MetadataState>>, resources: Resources) -> Arc<Self> {
-        let Resources { registry, transport, env, limits } = resources;
+        let Resources { registry, cluster, transport, env, limits } = resources;
         Arc::new(Self {
             identity,
             // Nobody asks where a metadata command lies.
             proposer: Proposer::new(group, |_| Offset(0)),
             registry,
+            cluster,
             transport,
             env,
             limits,

@@ -182,6 +182,11 @@ impl DataDir {
         flushed.into_iter().collect()
     }
 
+    /// Frees the directory and vouches for nothing: the next start looks at everything. Later puts and appends fail.
+    pub async fn abandon(&self) -> io::Result<()> {
+        self.flusher.stop(Vec::new()).await
+    }
+
     /// Removes the files of groups that a crash left half deleted.
     async fn finish_deletions(&self) -> io::Result<()> {
         for group in self.facts.groups_with(DELETED) {
