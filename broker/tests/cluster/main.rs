@@ -1,0 +1,8 @@
+//! Several whole brokers over loopback, each in a runtime and on a simulated disk of its own: how they come to one
+//! cluster, survive one another, and leave.
+
+#![allow(clippy::unwrap_used)]
+
+mod founding;
+mod harness;
+mod lifecycle;
