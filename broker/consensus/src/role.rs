@@ -32,12 +32,14 @@ impl<M: Machine> Group<M> {
     /// Waits until the role is another than `known`. Costs nothing meanwhile, however busy the group is, unless it
     /// was elected and has not applied what came before. `None`: the group has stopped, or never ran.
     pub async fn role_changed(&self, known: Role) -> Option<Role> {
-        let mut server = self.raft.as_ref()?.server_metrics();
+        let raft = self.raft.as_ref()?;
+        let (mut server, mut metrics) = (raft.server_metrics(), raft.metrics());
         let mut progress = self.progress();
         loop {
             // Marked as seen before it is looked at: what changes from here on wakes the wait.
             let elected = server.borrow_and_update().state.is_leader();
             progress.borrow_and_update();
+            metrics.borrow_and_update();
             let role = self.role();
             if role != known {
                 return Some(role);
@@ -46,6 +48,9 @@ impl<M: Machine> Group<M> {
             tokio::select! {
                 changed = server.changed() => changed.ok()?,
                 () = applied_more(&mut progress, about_to_lead) => {}
+                // Raft publishes what a quorum answered, and all of what it is, after the news of its election, and
+                // maybe after the entry was applied: without this, who looked in between would wait for ever.
+                changed = metrics.changed(), if about_to_lead => changed.ok()?,
             }
         }
     }
