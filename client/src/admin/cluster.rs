@@ -218,7 +218,7 @@ impl Admin {
         survivor: Option<i32>,
         accept_loss: bool,
     ) -> Result<v1::RecoverPartitionResponse, ClientError> {
-        let target = format!("partition {partition}");
+        let target = format!("partition {}/{}", partition.topic, partition.partition);
         let request = Request { changes: accept_loss, ..self.of_cluster("recover", &target) };
         let message = v1::RecoverPartitionRequest {
             topic: partition.topic.to_string(),
@@ -270,7 +270,7 @@ impl Admin {
 fn per_partition(operation: &'static str, results: Vec<v1::PartitionResult>) -> PerPartition<()> {
     let read = |result: v1::PartitionResult| {
         let partition = TopicPartition::new(result.topic.as_str(), result.partition);
-        let target = format!("partition {partition}");
+        let target = format!("partition {}/{}", partition.topic, partition.partition);
         let outcome =
             result.error.map_or(Ok(()), |error| Err(ClientError::refused(operation, target, &error)));
         (partition, outcome)

@@ -1,0 +1,165 @@
+//! The commands for a cluster, of the built binary, against three brokers on real disks.
+
+#![allow(clippy::unwrap_used)]
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_broker::config::{Config, NodeList};
+use headwater_broker::env::{OsEntropy, SystemClock, TcpNetwork};
+use headwater_broker::{Broker, Env};
+use headwater_storage::disk::RealDisk;
+use serde_json::Value;
+
+/// Brokers 1, 2 and 3 in this process, and the tool beside them.
+struct Cluster {
+    dir: tempfile::TempDir,
+    brokers: Vec<Broker>,
+}
+
+/// An address that is free at the moment.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let peers: Vec<SocketAddr> = (0..3).map(|_| free()).collect();
+        let nodes = peers.iter().zip(1..).map(|(peer, id)| (id, peer.to_string().parse().unwrap()));
+        let nodes = NodeList(nodes.collect());
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut starting = Vec::new();
+        for (peer, id) in peers.iter().zip(1..) {
+            let mut config = Config::default();
+            config.broker.node_id = id;
+            config.broker.data_dir = dir.path().join(id.to_string());
+            config.broker.kafka_addr = any;
+            config.broker.grpc_addr = any;
+            config.broker.http_addr = any;
+            config.broker.peer_addr = *peer;
+            config.cluster.nodes = nodes.clone();
+            let env = Env {
+                disk: Arc::new(RealDisk::new()),
+                clock: Arc::new(SystemClock),
+                entropy: Arc::new(OsEntropy::new().unwrap()),
+                network: Arc::new(TcpNetwork::default()),
+            };
+            starting.push(tokio::spawn(Broker::start(config, env)));
+        }
+        let mut brokers = Vec::new();
+        for broker in starting {
+            brokers.push(broker.await.unwrap().unwrap());
+        }
+        Self { dir, brokers }
+    }
+
+    async fn run(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_streamctl"));
+        command.args(args).env_clear().env("HOME", self.dir.path()).stdin(Stdio::null());
+        // Any of them will do.
+        command.env("HEADWATER_BROKERS", self.brokers[1].addresses().grpc.to_string());
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
+    async fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args).await;
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    async fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(&[args, &["-o", "json"]].concat()).await).unwrap()
+    }
+
+    /// Exit code and message of a command that must fail.
+    async fn fails(&self, args: &[&str]) -> (i32, String) {
+        let output = self.run(&[args, &["-o", "json"]].concat()).await;
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        (output.status.code().unwrap(), error["error"]["message"].as_str().unwrap().to_owned())
+    }
+
+    /// Waits until what a command prints is as it should be.
+    async fn eventually(&self, args: &[&str], wanted: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..300 {
+            let seen = self.json(args).await;
+            if wanted(&seen) {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{args:?} never showed what was waited for: {}", self.ok(args).await);
+    }
+}
+
+fn ids(value: &Value, field: &str) -> Vec<i64> {
+    value.as_array().unwrap().iter().map(|item| item[field].as_i64().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_shown_changed_and_drained() {
+    let c = Cluster::start().await;
+    let calm = |status: &Value| {
+        let brokers = status["brokers"].as_array().unwrap();
+        brokers.len() == 3 && brokers.iter().all(|b| b["live"] == true) && status["controller_id"] != -1
+    };
+    c.eventually(&["cluster", "status"], calm).await;
+    c.ok(&["topic", "create", "orders", "--partitions", "6", "--replicas", "3"]).await;
+    c.ok(&["topic", "create", "single", "--partitions", "1", "--replicas", "1"]).await;
+    let (code, _) = c.fails(&["topic", "create", "many", "--replicas", "9"]).await;
+    assert_eq!(code, 1);
+    let led = |list: &Value| list.as_array().unwrap().iter().all(|p| p["leader"].is_i64());
+    let list = c.eventually(&["partition", "list", "orders"], led).await;
+    assert_eq!(list.as_array().unwrap().len(), 6);
+    assert_eq!(list[0]["replicas"].as_array().unwrap().len(), 3);
+    c.eventually(&["partition", "list", "--unhealthy"], |list| list == &Value::Array(vec![])).await;
+    assert!(c.ok(&["partition", "list", "--unhealthy"]).await.contains("healthy"));
+    assert!(c.ok(&["cluster", "status"]).await.contains("all is well"));
+
+    // Replicas.
+    let altered = c.json(&["topic", "alter", "single", "--replicas", "3"]).await;
+    assert_eq!(
+        (altered["changes"][0]["before"].as_i64(), altered["status"].as_str()),
+        (Some(1), Some("altered"))
+    );
+    let list = c.json(&["partition", "list", "single"]).await;
+    assert_eq!(list[0]["replicas"].as_array().unwrap().len(), 3);
+    let moved = c.json(&["partition", "move", "orders/0", "--to", "2"]).await;
+    assert_eq!(
+        (moved[0]["status"].as_str(), moved[0]["after"].to_string()),
+        (Some("done"), "[2]".to_owned())
+    );
+    let list = c.json(&["partition", "list", "orders"]).await;
+    assert_eq!(ids(&list[0]["replicas"], "broker"), [2]);
+    c.ok(&["partition", "move", "orders/0", "--to", "3,1,2"]).await;
+    // Asked for again, it is there already.
+    c.ok(&["partition", "move", "orders/0", "--to", "3,1,2"]).await;
+    let (code, said) = c.fails(&["partition", "move", "orders/0", "--to", "1,9"]).await;
+    assert!(code == 1 && said.contains("orders/0") && said.contains('9'), "{said}");
+    assert_eq!(c.fails(&["partition", "move", "orders/77", "--to", "1"]).await.0, 3);
+
+    // Leaders.
+    c.ok(&["leader", "transfer", "orders/1", "--to", "3"]).await;
+    c.eventually(&["partition", "list", "orders"], |list| list[1]["leader"] == 3).await;
+    c.ok(&["leader", "balance", "--dry-run"]).await;
+
+    // Nodes.
+    let drained = c.json(&["node", "drain", "2"]).await;
+    assert_eq!(drained["status"], "drained");
+    let status = c.json(&["cluster", "status"]).await;
+    let two = status["brokers"].as_array().unwrap().iter().find(|b| b["id"] == 2).unwrap().clone();
+    assert_eq!((two["state"].as_str(), two["leaders"].as_i64()), (Some("draining"), Some(0)));
+    c.ok(&["node", "drain", "2", "--undo"]).await;
+    assert_eq!(c.fails(&["node", "drain", "9"]).await.0, 3);
+    assert_eq!(c.fails(&["node", "remove", "2"]).await.0, 2, "not confirmed");
+    let (code, _) = c.fails(&["node", "remove", "2", "--yes"]).await;
+    assert_eq!(code, 1, "three replicas do not fit on two brokers");
+    // Nothing is lost that could be given up.
+    assert_ne!(c.fails(&["partition", "recover", "orders/2", "--accept-loss", "--yes"]).await.0, 0);
+
+    for broker in c.brokers {
+        broker.shutdown().await;
+    }
+}
