@@ -161,8 +161,7 @@ impl Member {
     }
 
     pub async fn delete(&self, name: &str) -> v1::TopicResult {
-        let request =
-            v1::DeleteTopicsRequest { topics: vec![name.to_owned()], ..v1::DeleteTopicsRequest::default() };
+        let request = v1::DeleteTopicsRequest { topics: vec![name.to_owned()] };
         self.admin().await.delete_topics(request).await.unwrap().into_inner().topics.remove(0)
     }
 
@@ -285,13 +284,8 @@ impl Cluster {
         let mut data = self.wait_leader(group).await.data().await;
         let (mut position, mut found) = (0, Vec::new());
         loop {
-            let part = v1::FetchPartition {
-                topic: topic.to_owned(),
-                partition,
-                offset: position,
-                leader_epoch: -1,
-                ..v1::FetchPartition::default()
-            };
+            let part =
+                v1::FetchPartition { topic: topic.to_owned(), partition, offset: position, leader_epoch: -1 };
             let request = v1::FetchRequest { partitions: vec![part], ..v1::FetchRequest::default() };
             let fetched = data.fetch(request).await.unwrap().into_inner().partitions.remove(0);
             assert_eq!(fetched.error, None);
