@@ -136,6 +136,7 @@ impl Host {
             heartbeat_interval: Duration::from_millis(cluster.heartbeat_interval_ms),
             election_timeout_min: Duration::from_millis(cluster.election_timeout_min_ms),
             election_timeout_max: Duration::from_millis(cluster.election_timeout_max_ms),
+            ..RaftSettings::default()
         }
     }
 

@@ -19,6 +19,7 @@ use crate::cluster::LocalGroup;
 use crate::controller::{EntranceError, cluster_of, probe_request, seeds};
 use crate::error::RequestError;
 use crate::node::{Node, NodeError};
+use crate::operations::watch_disk;
 use crate::partition::Partition;
 use crate::retention;
 use crate::steward;
@@ -51,6 +52,7 @@ pub async fn bring_up(node: &Arc<Node>) -> Result<(), NodeError> {
     learn_brokers(node).await;
     node.cluster().enlist(Arc::clone(node.controller().group()) as Arc<dyn LocalGroup>);
     node.cluster().start();
+    node.tasks().spawn(watch_disk(Arc::clone(node)));
     node.tasks().spawn(follow_metadata(Arc::clone(node)));
     node.tasks().spawn(keep_metadata_log_short(Arc::clone(node)));
     node.tasks().spawn(steward::run(Arc::clone(node)));

@@ -81,6 +81,7 @@ fn describe() {
     );
     describe_counter!("headwater_produced_records_total", "Records in valid batches received from producers");
     describe_histogram!("headwater_produce_seconds", "From a produce request to its last acknowledgement");
+    describe_counter!("headwater_elections_won_total", "Times that this broker became the leader of a group");
     describe_counter!("headwater_fetched_bytes_total", "Record bytes sent to consumers");
     describe_counter!("headwater_peer_calls_total", "Calls to other brokers, by lane");
     describe_counter!(

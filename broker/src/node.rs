@@ -243,6 +243,7 @@ impl Node {
         let topics = self.controller.with_state(|state| state.topics().count());
         out.gauge("headwater_topics", "Topics of the cluster.");
         out.sample("headwater_topics", &[], topics);
+        self.scrape_cluster(out);
         crate::partition::scrape(&self.registry.open_partitions(), out);
     }
 

@@ -3,12 +3,13 @@
 //! While a group is quiet its leader sends no heartbeats, so that its lease runs out and Raft refuses its writes:
 //! it must be woken first, by a round of heartbeats. That the leader is alive is for the brokers to tell one another
 //! meanwhile: followers rest only while they do. Invariants: a group falls quiet only with nothing in flight and every
-//! member's log equal to the leader's, all of it committed; what was said of a quiet group holds until it is woken.
+//! living member's log equal to the leader's, all of it committed; what was said of a quiet group holds until it is woken.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use headwater_core::Machine;
-use headwater_proto::types::Term;
+use headwater_proto::types::{BrokerId, Term};
 use headwater_storage::log::LogId;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::{Duration, Instant};
@@ -45,8 +46,21 @@ impl<M: Machine> Group<M> {
         self.rest.since().is_some()
     }
 
+    /// Timers were never started: see [`crate::RaftSettings::start_at_rest`].
+    pub(crate) fn start_at_rest(&self) {
+        if self.raft.is_some() {
+            *self.rest.since() = Some(Instant::now());
+        }
+    }
+
     /// Stops the timers of a leader with nothing to do; `None`: it has, or does not lead.
     pub async fn fall_quiet(&self) -> Option<Quiet> {
+        self.fall_quiet_without(&BTreeSet::new()).await
+    }
+
+    /// As [`Group::fall_quiet`], though members on these brokers may lack entries: they are dead, and who stops the
+    /// timers wakes the group when they are back.
+    pub async fn fall_quiet_without(&self, dead: &BTreeSet<BrokerId>) -> Option<Quiet> {
         // Nothing is proposed between the look and the end of the timers.
         let _held_back = self.turn.try_write().ok()?;
         let term = self.leadership()?.term;
@@ -64,7 +78,7 @@ impl<M: Machine> Group<M> {
             metrics.vote.leader_id.term == term.get()
                 && metrics.membership_config == metrics.committed_membership_config
                 && members.get_joint_config().len() == 1
-                && members.nodes().all(|(replica, _)| matched(*replica))
+                && members.nodes().all(|(replica, peer)| dead.contains(&peer.broker_id) || matched(*replica))
         };
         if !all_there || self.state.progress.borrow().applied != last || self.log().tail_cut().is_some() {
             return None;
@@ -119,6 +133,20 @@ impl<M: Machine> Group<M> {
             tracing::debug!(group = %self.id, %error, "a quiet leader was not confirmed");
         }
         *self.rest.since() = None;
+    }
+
+    /// Wakes a replica that leads nobody and is led by nobody, and has it ask for votes at once instead of when its
+    /// election timeout is over. By pre-vote: nothing happens where others hear of a leader, or know more.
+    pub async fn campaign(&self) {
+        self.wake().await;
+        let Some(raft) = &self.raft else { return };
+        let has_vote = self.membership().voters().contains(&self.replica_id);
+        if self.leader().is_some_and(|leader| leader == self.replica_id) || self.torn() || !has_vote {
+            return;
+        }
+        if raft.trigger().elect(true).await.is_err() {
+            tracing::debug!(group = %self.id, "the replica has stopped, and does not campaign");
+        }
     }
 
     /// A peer's request reached this replica: what changes anything ends its rest. A heartbeat does only if it cannot

@@ -13,6 +13,9 @@ pub struct RaftSettings {
     pub election_timeout_min: Duration,
     /// And at most; also the length of the leader's lease.
     pub election_timeout_max: Duration,
+    /// A group of several voters starts without timers, as if it were quiet: whoever holds it wakes it, so that a
+    /// thousand do not campaign at once. A peer's request wakes it as well.
+    pub start_at_rest: bool,
 }
 
 impl Default for RaftSettings {
@@ -22,6 +25,7 @@ impl Default for RaftSettings {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout_min: Duration::from_millis(300),
             election_timeout_max: Duration::from_millis(500),
+            start_at_rest: false,
         }
     }
 }

@@ -117,6 +117,9 @@ impl<M: Machine> Group<M> {
             rest: Rest::default(),
             tail: Tail::new(voted, spec.voters),
         });
+        if settings.start_at_rest && !group.membership().voters().into_iter().eq([replica_id]) {
+            group.start_at_rest();
+        }
         let inbound = Inbound(Arc::downgrade(&group));
         group.host.replicas.insert(id, replica_id, Arc::new(inbound));
         group.watch_tail();
@@ -166,7 +169,7 @@ async fn run<M: Machine>(
         Ok(raft)
     });
     let raft = Box::pin(raft).await.map_err(|error: openraft::errors::Fatal<_>| failed(&error))?;
-    if let Err(error) = enter(&raft, spec, state).await {
+    if let Err(error) = enter(&raft, spec, state, settings).await {
         // The next try must not find this one still writing to the log.
         state.shared.appends.send_replace(AppendState::Stopping);
         if let Err(error) = raft.shutdown().await {
@@ -182,6 +185,7 @@ async fn enter<M: Machine>(
     raft: &GroupRaft<M>,
     spec: &GroupSpec,
     state: &State<M>,
+    settings: RaftSettings,
 ) -> Result<(), ConsensusError> {
     if spec.initialize {
         initialize(raft, &spec.voters).await?;
@@ -201,7 +205,7 @@ async fn enter<M: Machine>(
         raft.runtime_config().elect(true);
         raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
     } else {
-        raft.runtime_config().tick(true);
+        raft.runtime_config().tick(!settings.start_at_rest);
     }
     Ok(())
 }

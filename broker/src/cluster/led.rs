@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 /// A follower that has not had everything for so long is not in sync (Kafka's `replica.lag.time.max.ms` is 30 s).
 pub const LAG_MAX: Duration = Duration::from_secs(10);
-/// A group that was woken stays awake at least so long.
+/// A group that was woken, or whose leader is new, stays awake at least so long.
 const AWAKE_MIN: Duration = Duration::from_secs(1);
 
 /// One look at a group that this broker leads.
@@ -25,6 +25,8 @@ pub struct Look<'a> {
     pub all_applied: bool,
     pub members: &'a GroupMembership,
     pub followers: &'a BTreeMap<ReplicaId, Follower>,
+    /// Brokers whose replicas are not waited for.
+    pub dead: &'a BTreeSet<BrokerId>,
 }
 
 /// What is remembered of a group that this broker leads, in one term.
@@ -34,6 +36,8 @@ pub struct Led {
     /// The end of the log at the last look, and since when it is there.
     end: LogIndex,
     since: Instant,
+    /// Nothing was appended since the leader began.
+    fresh: bool,
     /// When a follower had last caught up with the end of the look before.
     caught_up: BTreeMap<ReplicaId, Instant>,
     not_before: Instant,
@@ -49,7 +53,8 @@ pub struct Found {
 
 impl Led {
     pub fn new(term: Term, now: Instant) -> Self {
-        Self { term, end: LogIndex(0), since: now, caught_up: BTreeMap::new(), not_before: now }
+        let not_before = now + AWAKE_MIN;
+        Self { term, end: LogIndex(0), since: now, fresh: true, caught_up: BTreeMap::new(), not_before }
     }
 
     /// The group was woken: it is not to fall quiet again at once.
@@ -75,13 +80,20 @@ impl Led {
             .map(|(_, peer)| peer.broker_id)
             .collect();
         if look.last != self.end {
+            self.fresh &= self.end == LogIndex(0);
             (self.end, self.since) = (look.last, look.now);
         }
         let everyone_has = |end: LogIndex| {
-            let others = look.members.peers.keys().filter(|replica| **replica != look.own);
-            others.into_iter().all(|other| look.followers.get(other).is_some_and(|f| f.matched >= end))
+            let others = look
+                .members
+                .peers
+                .iter()
+                .filter(|(replica, peer)| **replica != look.own && !look.dead.contains(&peer.broker_id));
+            others.into_iter().all(|(other, _)| look.followers.get(other).is_some_and(|f| f.matched >= end))
         };
-        let idle = idle_after.is_some_and(|after| look.now.saturating_duration_since(self.since) >= after)
+        let silent = look.now.saturating_duration_since(self.since);
+        // A thousand leaders that were elected together must not all stay awake for want of writes.
+        let idle = idle_after.is_some_and(|after| self.fresh || silent >= after)
             && look.now >= self.not_before
             && look.all_applied
             && look.members.is_settled()
@@ -119,12 +131,13 @@ mod tests {
         led: Led,
         start: Instant,
         members: GroupMembership,
+        dead: BTreeSet<BrokerId>,
     }
 
     impl Sight {
         fn new() -> Self {
             let start = Instant::now();
-            Self { led: Led::new(Term(3), start), start, members: members(3) }
+            Self { led: Led::new(Term(3), start), start, members: members(3), dead: BTreeSet::new() }
         }
 
         fn at(&mut self, ms: u64, last: u64, matched: [u64; 2]) -> (Vec<i32>, bool) {
@@ -135,6 +148,7 @@ mod tests {
                 all_applied: true,
                 members: &self.members,
                 followers: &followers(matched),
+                dead: &self.dead,
             };
             let found = self.led.look(&look, IDLE);
             (found.in_sync.iter().map(|broker| broker.get()).collect(), found.idle)
@@ -156,16 +170,30 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_group_is_idle_once_nothing_is_appended_and_everyone_has_everything() {
         let mut sight = Sight::new();
-        assert!(!sight.at(0, 10, [10, 10]).1);
-        assert!(!sight.at(4_999, 10, [10, 10]).1);
-        assert!(sight.at(5_000, 10, [10, 10]).1);
+        sight.at(0, 9, [9, 9]);
+        assert!(!sight.at(10, 10, [10, 10]).1);
+        assert!(!sight.at(5_009, 10, [10, 10]).1);
+        assert!(sight.at(5_010, 10, [10, 10]).1);
         assert!(!sight.at(5_200, 10, [10, 9]).1, "one lacks an entry");
         assert!(!sight.at(5_400, 11, [11, 11]).1, "appended just now");
         assert!(sight.at(10_400, 11, [11, 11]).1);
         sight.led.woken(sight.start + Duration::from_millis(10_400));
         assert!(!sight.at(11_399, 11, [11, 11]).1, "woken");
         assert!(sight.at(11_400, 11, [11, 11]).1, "and nothing was written");
+        assert!(!sight.at(11_500, 11, [11, 4]).1, "one lacks entries");
+        sight.dead.insert(BrokerId(3));
+        assert!(sight.at(11_500, 11, [11, 4]).1, "it is dead, and nobody waits for it");
         sight.members.committed = false;
         assert!(!sight.at(11_600, 11, [11, 11]).1, "a change of members is under way");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_leader_without_writes_rests_soon() {
+        let mut sight = Sight::new();
+        assert!(!sight.at(0, 10, [10, 10]).1);
+        assert!(!sight.at(999, 10, [10, 10]).1);
+        assert!(sight.at(1_000, 10, [10, 10]).1);
+        assert!(!sight.at(1_200, 11, [11, 11]).1, "from the first write on, it waits for silence");
+        assert!(!sight.at(3_000, 11, [11, 11]).1);
     }
 }

@@ -1,12 +1,12 @@
 //! A group of this broker, whatever it replicates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use headwater_consensus::{ConsensusError, Follower, Group, GroupMembership, Quiet, Role};
 use headwater_core::Machine;
-use headwater_proto::types::{GroupId, LogIndex, ReplicaId, Term};
+use headwater_proto::types::{BrokerId, GroupId, LogIndex, ReplicaId, Term};
 use headwater_storage::log::LogId;
 
 /// What the cluster asks of a group. See [`Group`] for what each call means.
@@ -23,9 +23,10 @@ pub trait LocalGroup: Send + Sync + 'static {
     /// Whether all of its log is applied.
     fn all_applied(&self) -> bool;
     fn quiet(&self) -> bool;
-    async fn fall_quiet(&self) -> Option<Quiet>;
+    async fn fall_quiet(&self, dead: &BTreeSet<BrokerId>) -> Option<Quiet>;
     fn rest(&self, term: Term, last: LogId) -> bool;
     async fn wake(&self);
+    async fn campaign(&self);
     async fn transfer_leadership(&self, to: ReplicaId, within: Duration) -> Result<(), ConsensusError>;
 }
 
@@ -67,8 +68,8 @@ impl<M: Machine> LocalGroup for Group<M> {
         self.quiet()
     }
 
-    async fn fall_quiet(&self) -> Option<Quiet> {
-        self.fall_quiet().await
+    async fn fall_quiet(&self, dead: &BTreeSet<BrokerId>) -> Option<Quiet> {
+        self.fall_quiet_without(dead).await
     }
 
     fn rest(&self, term: Term, last: LogId) -> bool {
@@ -77,6 +78,10 @@ impl<M: Machine> LocalGroup for Group<M> {
 
     async fn wake(&self) {
         self.wake().await;
+    }
+
+    async fn campaign(&self) {
+        self.campaign().await;
     }
 
     async fn transfer_leadership(&self, to: ReplicaId, within: Duration) -> Result<(), ConsensusError> {

@@ -84,6 +84,8 @@ struct Inner {
     groups: BTreeMap<GroupId, Enlisted>,
     /// Followers that are to rest, and could not yet.
     restless: BTreeSet<GroupId>,
+    /// Groups at rest of which it is not clear whether anybody leads them: since when.
+    unsettled: BTreeMap<GroupId, Instant>,
     disk: DiskSpace,
 }
 
@@ -115,6 +117,7 @@ impl Cluster {
             view: View::new(own, settings.ping_timeout),
             groups: BTreeMap::new(),
             restless: BTreeSet::new(),
+            unsettled: BTreeMap::new(),
             disk: DiskSpace::default(),
         };
         Arc::new(Self {
@@ -159,8 +162,14 @@ impl Cluster {
         let dismissed = self.stop.child_token();
         let enlisted =
             Enlisted { group: Arc::clone(&group), led: None, asleep: false, dismissed: dismissed.clone() };
-        if let Some(before) = self.inner().groups.insert(id, enlisted) {
-            before.dismissed.cancel();
+        {
+            let mut inner = self.inner();
+            if let Some(before) = inner.groups.insert(id, enlisted) {
+                before.dismissed.cancel();
+            }
+            if group.quiet() {
+                inner.unsettled.insert(id, Instant::now());
+            }
         }
         // One that leads already is known from now on.
         self.note_role(&group, group.role());
@@ -182,6 +191,7 @@ impl Cluster {
         {
             enlisted.dismissed.cancel();
             inner.restless.remove(&id);
+            inner.unsettled.remove(&id);
             let news = inner.view.withdraw(id);
             drop(inner);
             self.tell(news);
@@ -276,6 +286,7 @@ impl Cluster {
             Some(term) if enlisted.led.as_ref().is_some_and(|led| led.term == term) => false,
             Some(term) => {
                 (enlisted.led, enlisted.asleep) = (Some(Led::new(term, Instant::now())), false);
+                metrics::counter!("headwater_elections_won_total").increment(1);
                 let said =
                     Announcement { term, replica: group.replica_id(), in_sync: vec![self.own], quiet: None };
                 view.announce(id, said)

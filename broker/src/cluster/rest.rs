@@ -7,6 +7,7 @@
 //! and not all replicas of a group at once, so that one campaigns before the others think of it. A leader wakes
 //! its groups when a broker with a member of theirs comes back: that member may lack entries.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,12 @@ const WAKE_PAUSE: Duration = Duration::from_millis(20);
 const TURN: Duration = Duration::from_millis(300);
 /// A leader that lives is about to send heartbeats: its followers need not hurry.
 const LEADER_LIVES: Duration = Duration::from_millis(200);
+/// A group that starts at rest is left alone so long: others may be about to say that they lead it.
+const SETTLE: Duration = Duration::from_millis(400);
+/// A broker that runs for longer has heard from all that are there.
+const ACQUAINTED: Duration = Duration::from_secs(2);
+/// A group without a leader wakes after this even if the brokers of most voters are not heard from.
+const WAKE_ANYWAY: Duration = Duration::from_secs(15);
 /// Groups that are put to rest at the same time.
 const FALL_TOGETHER: usize = 16;
 
@@ -36,12 +43,30 @@ const FALL_TOGETHER: usize = 16;
 pub(super) struct Wake {
     group: Arc<dyn LocalGroup>,
     after: Duration,
+    /// It has no leader, and this replica is the first to try.
+    campaigns: bool,
+}
+
+impl Wake {
+    fn new(group: &Arc<dyn LocalGroup>, after: Duration) -> Self {
+        Self { group: Arc::clone(group), after, campaigns: false }
+    }
+
+    async fn wake(&self) {
+        match self.campaigns {
+            // Somebody else may have won meanwhile.
+            true if self.group.quiet() => self.group.campaign().await,
+            _ => self.group.wake().await,
+        }
+    }
 }
 
 /// A group that this broker leads and that is not asleep.
 struct Awake {
     id: GroupId,
     group: Arc<dyn LocalGroup>,
+    /// Brokers of members that are not waited for.
+    dead: BTreeSet<BrokerId>,
 }
 
 impl Cluster {
@@ -54,6 +79,7 @@ impl Cluster {
                 () = self.stop.cancelled() => return,
             }
             self.retry_rest();
+            self.settle();
             let to_rest = self.look_at_led();
             stream::iter(to_rest).for_each_concurrent(FALL_TOGETHER, |awake| self.put_to_rest(awake)).await;
         }
@@ -64,8 +90,10 @@ impl Cluster {
         let awake = self.awake();
         let now = Instant::now();
         let (mut to_rest, mut news) = (Vec::new(), false);
-        for Awake { id, group } in awake {
+        for Awake { id, group, .. } in awake {
             let (members, followers) = (group.membership(), group.followers());
+            let brokers: BTreeSet<_> = members.peers.values().map(|peer| peer.broker_id).collect();
+            let dead = self.dead_of(&brokers);
             let look = Look {
                 now,
                 own: group.replica_id(),
@@ -73,6 +101,7 @@ impl Cluster {
                 all_applied: group.all_applied(),
                 members: &members,
                 followers: &followers,
+                dead: &dead,
             };
             let mut inner = self.inner();
             let Inner { view, groups, .. } = &mut *inner;
@@ -84,20 +113,19 @@ impl Cluster {
             let Some(said) = view.announcer.get(id).filter(|said| said.term == led.term).cloned() else {
                 continue;
             };
-            // One that has nobody to wait for has no timers anyway.
-            let idle_after = self.settings.quiesce_after.filter(|_| members.peers.len() > 1);
+            // One that has nobody to wait for has no timers anyway, and the metadata is one group only.
+            let may_rest = members.peers.len() > 1 && id != GroupId::METADATA;
+            let idle_after = self.settings.quiesce_after.filter(|_| may_rest);
             let Found { in_sync, idle } = led.look(&look, idle_after);
-            let brokers = members.peers.values().map(|peer| peer.broker_id);
-            let all_alive = brokers.clone().all(|broker| view.liveness.alive(broker));
-            let quiet = (idle && all_alive).then(|| group.last());
+            let quiet = idle.then(|| group.last());
             let repeated = quiet.is_some() && said.quiet == quiet;
             if said.quiet.is_some() && !repeated {
                 led.woken(now);
             }
-            let known = repeated && view.know_of(id, brokers);
+            let known = repeated && view.know_of(id, brokers.difference(&dead).copied());
             news |= view.announce(id, Announcement { in_sync, quiet, ..said });
             if known {
-                to_rest.push(Awake { id, group });
+                to_rest.push(Awake { id, group, dead });
             }
         }
         self.tell(news);
@@ -108,12 +136,21 @@ impl Cluster {
         let inner = self.inner();
         let led = inner.groups.iter().filter(|(_, enlisted)| enlisted.led.is_some());
         let awake = led.filter(|(_, enlisted)| !(enlisted.asleep && enlisted.group.quiet()));
-        awake.map(|(id, enlisted)| Awake { id: *id, group: Arc::clone(&enlisted.group) }).collect()
+        let awake = awake.map(|(id, enlisted)| {
+            let group = Arc::clone(&enlisted.group);
+            Awake { id: *id, group, dead: BTreeSet::new() }
+        });
+        awake.collect()
+    }
+
+    fn dead_of(&self, brokers: &BTreeSet<BrokerId>) -> BTreeSet<BrokerId> {
+        let inner = self.inner();
+        brokers.iter().copied().filter(|broker| !inner.view.liveness.alive(*broker)).collect()
     }
 
     /// All members' brokers know that the group is about to be quiet: now it is, unless something came between.
     async fn put_to_rest(&self, awake: Awake) {
-        let fallen = awake.group.fall_quiet().await;
+        let fallen = awake.group.fall_quiet(&awake.dead).await;
         if !self.is_asleep(awake.id, fallen) && fallen.is_some() {
             awake.group.wake().await;
         }
@@ -152,20 +189,20 @@ impl Cluster {
                 let members = enlisted.group.membership();
                 members.peers.values().any(|peer| shift.back.contains(&peer.broker_id))
             });
-            let wake = |group: &Arc<dyn LocalGroup>| Wake { group: Arc::clone(group), after: Duration::ZERO };
-            wakes.extend(concerned.map(|enlisted| wake(&enlisted.group)));
+            wakes.extend(concerned.map(|enlisted| Wake::new(&enlisted.group, Duration::ZERO)));
         }
         wakes
     }
 
     fn rest_or_wake_one(&self, inner: &mut Inner, id: GroupId) -> Option<Wake> {
-        let Inner { view, groups, restless, .. } = inner;
+        let Inner { view, groups, restless, unsettled, .. } = inner;
         let enlisted = groups.get(&id).filter(|enlisted| enlisted.led.is_none())?;
         let group = &enlisted.group;
         let leader = view.leaders.announcement(id).filter(|(broker, _)| *broker != self.own);
         if let Some((_, said)) = leader
             && let Some(last) = said.quiet
         {
+            unsettled.remove(&id);
             if group.rest(said.term, last) {
                 restless.remove(&id);
             } else {
@@ -175,13 +212,34 @@ impl Cluster {
         }
         restless.remove(&id);
         if !group.quiet() {
+            unsettled.remove(&id);
             return None;
         }
-        let after = match leader {
-            Some(_) => LEADER_LIVES,
-            None => TURN * turn(self.own, group.as_ref(), |broker| view.liveness.alive(broker))?,
+        if leader.is_some() {
+            unsettled.remove(&id);
+            return Some(Wake::new(group, LEADER_LIVES));
+        }
+        let since = *unsettled.entry(id).or_insert_with(Instant::now);
+        let turn = turn(self.own, group.as_ref(), |broker| view.liveness.alive(broker))?;
+        // Too few to elect anybody: the others are waited for, at rest.
+        if !turn.has_majority && since.elapsed() < WAKE_ANYWAY {
+            return None;
+        }
+        unsettled.remove(&id);
+        let campaigns = turn.place == 0 && turn.has_majority;
+        Some(Wake { campaigns, ..Wake::new(group, TURN * turn.place) })
+    }
+
+    /// Groups that have waited long enough to hear of a leader, or for the brokers of most voters.
+    fn settle(self: &Arc<Self>) {
+        let wakes: Vec<_> = {
+            let mut inner = self.inner();
+            let waiting: Vec<_> = inner.unsettled.iter().map(|(id, since)| (*id, *since)).collect();
+            let knows_others = self.uptime() >= ACQUAINTED;
+            let due = waiting.into_iter().filter(|(_, since)| knows_others || since.elapsed() >= SETTLE);
+            due.filter_map(|(id, _)| self.rest_or_wake_one(&mut inner, id)).collect()
         };
-        Some(Wake { group: Arc::clone(group), after })
+        self.wake_later(wakes);
     }
 
     /// Followers that could not rest when they were told, for want of an entry or of its commit.
@@ -218,25 +276,31 @@ async fn wake_in_turn(wakes: Vec<Wake>) {
     for same in wakes.chunk_by(due_together) {
         sleep((start + same[0].after).saturating_duration_since(Instant::now())).await;
         for some in same.chunks(WAKE_TOGETHER) {
-            stream::iter(some).for_each_concurrent(WAKE_TOGETHER, |wake| wake.group.wake()).await;
+            stream::iter(some).for_each_concurrent(WAKE_TOGETHER, Wake::wake).await;
             sleep(WAKE_PAUSE).await;
         }
     }
 }
 
-/// The place of this broker among the living voters of a group: another one for each partition, so that the
-/// groups of a dead leader find leaders on all the others. `None`: it has no vote.
-fn turn(own: BrokerId, group: &dyn LocalGroup, alive: impl Fn(BrokerId) -> bool) -> Option<u32> {
+/// The part of this broker in finding a leader.
+struct Turn {
+    /// Among the living voters, in the order in which they were assigned: the preferred leader comes first.
+    place: u32,
+    /// Whether the living are enough to elect one.
+    has_majority: bool,
+}
+
+/// `None`: this broker has no vote.
+fn turn(own: BrokerId, group: &dyn LocalGroup, alive: impl Fn(BrokerId) -> bool) -> Option<Turn> {
     let members = group.membership();
     let voters = members.voters();
-    let mut brokers: Vec<_> = members
+    // Replica ids are allocated in the order of the assignment.
+    let living: Vec<_> = members
         .peers
         .iter()
         .filter(|(replica, peer)| voters.contains(replica) && alive(peer.broker_id))
         .map(|(_, peer)| peer.broker_id)
         .collect();
-    brokers.sort_unstable();
-    let own = brokers.iter().position(|broker| *broker == own)?;
-    let first = usize::try_from(group.id().partition.get()).unwrap_or(0) % brokers.len();
-    u32::try_from((own + brokers.len() - first) % brokers.len()).ok()
+    let place = living.iter().position(|broker| *broker == own)?;
+    Some(Turn { place: u32::try_from(place).ok()?, has_majority: living.len() > voters.len() / 2 })
 }

@@ -108,7 +108,7 @@ impl LocalGroup for FakeGroup {
         self.is_quiet()
     }
 
-    async fn fall_quiet(&self) -> Option<Quiet> {
+    async fn fall_quiet(&self, _: &BTreeSet<BrokerId>) -> Option<Quiet> {
         let term = self.role().leads?;
         self.quiet.store(true, Ordering::SeqCst);
         Some(Quiet { term, last: self.last() })
@@ -128,16 +128,20 @@ impl LocalGroup for FakeGroup {
         }
     }
 
+    async fn campaign(&self) {
+        self.wake().await;
+    }
+
     async fn transfer_leadership(&self, _: ReplicaId, _: Duration) -> Result<(), ConsensusError> {
         Err(ConsensusError::TimedOut)
     }
 }
 
-/// Which brokers there are, and which links are cut, in one direction each.
+/// Which brokers there are, and between whom answers are lost, by who answers and who asked.
 #[derive(Default)]
 struct Net {
     brokers: Mutex<BTreeMap<BrokerId, (u64, Arc<Cluster>)>>,
-    cut: Mutex<BTreeSet<(i32, i32)>>,
+    answers_lost: Mutex<BTreeSet<(i32, i32)>>,
     announced: AtomicU32,
 }
 
@@ -165,23 +169,14 @@ impl Pinger for Link {
         sleep(Duration::from_millis(1)).await;
         let count = ping.announcements.len() + ping.withdrawn.len();
         self.net.announced.fetch_add(u32::try_from(count).unwrap(), Ordering::SeqCst);
-        let cut =
-            |from: BrokerId, to: BrokerId| self.net.cut.lock().unwrap().contains(&(from.get(), to.get()));
         let target = self.net.brokers.lock().unwrap().get(&broker).map(|(_, cluster)| Arc::clone(cluster));
-        match target {
-            Some(target) if !cut(self.own, broker) => {
-                let pong = target.hear(&self.identity(), ping).unwrap();
-                if cut(broker, self.own) {
-                    sleep(within).await;
-                    return None;
-                }
-                Some(pong)
-            }
-            _ => {
-                sleep(within).await;
-                None
-            }
+        let pong = target.map(|target| target.hear(&self.identity(), ping).unwrap());
+        let lost = self.net.answers_lost.lock().unwrap().contains(&(broker.get(), self.own.get()));
+        if lost || pong.is_none() {
+            sleep(within).await;
+            return None;
         }
+        pong
     }
 }
 
@@ -271,6 +266,10 @@ async fn idle_groups_rest_cost_nothing_and_wake_with_their_leader() {
     for group in &groups[0] {
         group.lead(Some(2));
     }
+    ms(500).await;
+    for group in groups.iter().flatten() {
+        group.append();
+    }
     ms(4_000).await;
     assert!(!groups.iter().flatten().any(|group| group.is_quiet()));
     ms(2_500).await;
@@ -302,7 +301,11 @@ async fn followers_of_a_dead_leader_wake_one_after_the_other() {
     net.kill(1).await;
     ms(900).await;
     let awake = groups[1..].iter().flatten().map(|group| !group.is_quiet());
-    assert_eq!(awake.collect::<Vec<_>>(), [true, false, false, true], "each group has another first one");
+    assert_eq!(
+        awake.collect::<Vec<_>>(),
+        [true, true, false, false],
+        "the next in the assignment comes first"
+    );
     ms(400).await;
     assert!(!groups[1..].iter().flatten().any(|group| group.is_quiet()));
 }
@@ -326,11 +329,17 @@ async fn a_broker_that_comes_back_wakes_the_groups_of_its_replicas() {
     net.kill(3).await;
     ms(2_000).await;
     assert!(groups[0][0].is_quiet(), "a follower's death alone changes nothing");
+    groups[0][0].wake().await;
+    groups[0][0].append();
+    groups[1][0].append();
+    ms(7_000).await;
+    assert!(groups[0][0].is_quiet(), "the dead are not waited for");
     let reborn = net.boot(3, 200).await;
     let replica = FakeGroup::new(3, 0);
+    replica.append();
     reborn.enlist(Arc::clone(&replica) as Arc<dyn LocalGroup>);
     ms(500).await;
-    assert_eq!(groups[0][0].wakes.load(Ordering::SeqCst), 1);
+    assert_eq!(groups[0][0].wakes.load(Ordering::SeqCst), 2);
     assert_eq!(reborn.leader(group_id(0)).unwrap().broker, BrokerId(1));
     ms(3_000).await;
     assert!(groups[0][0].is_quiet() && replica.is_quiet(), "nothing was written: it rests again soon");
@@ -353,11 +362,41 @@ async fn while_a_broker_does_not_hear_the_announcement_the_leader_stays_awake() 
     let (net, _clusters, groups) = three(1).await;
     groups[0][0].lead(Some(2));
     ms(1_000).await;
-    // Broker 3 hears broker 1, and its answers are lost: nobody knows what it knows.
-    net.cut.lock().unwrap().insert((3, 1));
+    // Broker 3 lives and hears broker 1, and its answers are lost: nobody knows what it knows.
+    net.answers_lost.lock().unwrap().insert((3, 1));
     ms(9_000).await;
     assert!(!groups[0][0].is_quiet());
-    net.cut.lock().unwrap().clear();
+    net.answers_lost.lock().unwrap().clear();
     ms(7_000).await;
     assert!(groups[0][0].is_quiet());
+}
+
+#[tokio::test(start_paused = true)]
+async fn groups_that_start_at_rest_wake_in_turn_once_most_voters_are_there() {
+    let net = Arc::new(Net::default());
+    let first = net.boot(1, 101).await;
+    let start = |own| {
+        let group = FakeGroup::new(own, 0);
+        group.quiet.store(true, Ordering::SeqCst);
+        group
+    };
+    let one = start(1);
+    first.enlist(Arc::clone(&one) as Arc<dyn LocalGroup>);
+    ms(5_000).await;
+    assert!(one.is_quiet(), "nobody is there to elect it");
+    let second = net.boot(2, 102).await;
+    let two = start(2);
+    second.enlist(Arc::clone(&two) as Arc<dyn LocalGroup>);
+    ms(700).await;
+    assert!(!one.is_quiet() && two.is_quiet(), "the preferred leader comes first");
+    ms(500).await;
+    assert!(!two.is_quiet(), "it was not elected: the next one");
+
+    let alone = Net::default();
+    let (alone, three) = (Arc::new(alone), start(3));
+    alone.boot(3, 103).await.enlist(Arc::clone(&three) as Arc<dyn LocalGroup>);
+    ms(14_000).await;
+    assert!(three.is_quiet());
+    ms(2_000).await;
+    assert!(!three.is_quiet(), "it does not wait for ever");
 }

@@ -373,7 +373,9 @@ impl Registry {
         }
         let config = TopicConfig::stored(&topic.overrides);
         let (name, seed) = (topic.name.as_str().into(), self.entropy.next_u64());
-        let opened = Partition::open(name, spec, self.host.clone(), config, self.settings, seed);
+        // The cluster wakes it, in its turn.
+        let settings = RaftSettings { start_at_rest: true, ..self.settings };
+        let opened = Partition::open(name, spec, self.host.clone(), config, settings, seed);
         let partition = Box::pin(opened).await?;
         self.cluster.enlist(Arc::clone(partition.group()) as Arc<dyn LocalGroup>);
         Ok(Some(partition))

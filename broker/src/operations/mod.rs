@@ -9,11 +9,13 @@ mod brokers;
 mod leaders;
 mod recover;
 mod replicas;
+mod scrape;
 mod status;
 mod survey;
 
 pub use recover::Survivor;
 pub use replicas::Wanted;
+pub use scrape::watch_disk;
 pub use status::{BrokerFigures, PartitionFigures, ReplicaFigures};
 pub use survey::{answer_hand_over, answer_survey};
 

@@ -62,3 +62,45 @@ async fn the_groups_of_a_dead_leader_wake_and_elect_others() {
     .await;
     all_rest(&trio).await;
 }
+
+/// CPU seconds of this process so far.
+fn cpu_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks = |field: usize| fields[field - 3].parse::<f64>().unwrap();
+    (ticks(14) + ticks(15)) / 100.0
+}
+
+fn rss_anon_mb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1_024
+}
+
+/// What idle partitions cost: `cargo test -p headwater-broker --test leaders -- --ignored --nocapture idle`, with the
+/// number of partitions in `PARTITIONS` (1,000 unless set). All three brokers are in this process.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn idle_partitions_cost_little() {
+    let partitions = std::env::var("PARTITIONS").map_or(1_000, |text| text.parse().unwrap());
+    let trio = Trio::start(|config| config.topics.partitions_max = 100_000).await;
+    let (started, mut created) = (Instant::now(), 0);
+    while created < partitions {
+        trio.create(&format!("t{created}"), (partitions - created).min(250)).await;
+        created += 250;
+    }
+    println!("{partitions} partitions created in {:?}", started.elapsed());
+    eventually("all rest", || async {
+        let status = trio.calls(1).await.status().await;
+        let quiet: Vec<_> = status.brokers.iter().map(|broker| broker.quiet).collect();
+        println!("quiet: {quiet:?} after {:?}", started.elapsed());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        quiet.iter().all(|quiet| *quiet >= partitions.unsigned_abs())
+    })
+    .await;
+    let (before, from) = (cpu_s(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let share = (cpu_s() - before) / from.elapsed().as_secs_f64() * 100.0;
+    let mb = rss_anon_mb();
+    println!("{:.2} % of a core and {} MB for each broker at rest", share / 3.0, mb / 3);
+}
