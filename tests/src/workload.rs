@@ -188,8 +188,20 @@ async fn listed(client: &Client, partition: &TopicPartition, spec: OffsetSpec) -
     listed.into_iter().find_map(|(_, found)| found.ok()?.offset)
 }
 
-/// Reads everything and notes it as what is there in the end; then says what is wrong. The log starts that the
-/// partitions have by then bound what may have been deleted.
+/// Notes a record that was sent apart from the load, and acknowledged.
+pub fn note_acked(
+    recorder: &Recorder,
+    partition: &TopicPartition,
+    producer: u32,
+    value: u64,
+    offset: i64,
+    begun: Micros,
+) {
+    let sent = Sent { producer, value, outcome: Outcome::Acked(offset), begun, ended: recorder.now() };
+    recorder.note(|history| history.sent(&name(partition), sent));
+}
+
+/// Reads everything and notes it as what is there in the end; then says what is wrong.
 ///
 /// # Errors
 /// The read did not come to its end.
@@ -198,13 +210,26 @@ pub async fn conclude(
     targets: &[Target],
     recorder: &Recorder,
 ) -> Result<(Findings, BTreeMap<Partition, i64>), AnyError> {
+    let starts = read_finally(client, targets, recorder).await?;
+    Ok((recorder.note(|history| history.check()), starts))
+}
+
+/// Reads everything and notes it as what is there in the end. The log starts that the partitions have by then bound
+/// what may have been deleted.
+///
+/// # Errors
+/// The read did not come to its end.
+pub async fn read_finally(
+    client: &Client,
+    targets: &[Target],
+    recorder: &Recorder,
+) -> Result<BTreeMap<Partition, i64>, AnyError> {
     let (records, starts) = read_all(client, targets).await?;
-    let findings = recorder.note(|history| {
+    recorder.note(|history| {
         starts.iter().for_each(|(partition, start)| history.log_start(partition, *start));
         records.into_iter().for_each(|(partition, records)| history.finally(&partition, records));
-        history.check()
     });
-    Ok((findings, starts))
+    Ok(starts)
 }
 
 /// Everything in the targets' partitions from their log starts to their ends, and the log starts.
@@ -289,13 +314,16 @@ fn name(partition: &TopicPartition) -> Partition {
 }
 
 /// The value, then padding whose length depends on it, so that batches differ in size.
-fn payload(value: u64) -> Bytes {
+#[must_use]
+pub fn payload(value: u64) -> Bytes {
     const PADDING_MAX: u64 = 600;
     let mut bytes = value.to_be_bytes().to_vec();
     bytes.resize(8 + (value.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % PADDING_MAX as usize, 0x2e);
     bytes.into()
 }
 
-fn value_of(payload: &[u8]) -> Option<u64> {
+/// The value of a payload of ours.
+#[must_use]
+pub fn value_of(payload: &[u8]) -> Option<u64> {
     payload.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }

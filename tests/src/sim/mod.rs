@@ -4,5 +4,8 @@
 //! seed gives the same history every time, which `digest` proves in 64 bits. One process runs one seed:
 //! tokio's scheduler seeds are drawn per process.
 
-pub mod scenario;
+pub mod alone;
+pub mod cluster;
 pub mod world;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -14,13 +14,23 @@ use turmoil::net::TcpListener;
 /// Wall-clock time at which every simulation begins.
 pub const EPOCH_MS: i64 = 1_700_000_000_000;
 
-/// Simulated time since [`EPOCH_MS`], the same on every host.
-#[derive(Debug)]
-pub struct SimClock;
+/// Simulated time since [`EPOCH_MS`], the same on every host but for a clock that is set wrong.
+#[derive(Debug, Default)]
+pub struct SimClock {
+    skew_ms: i64,
+}
+
+impl SimClock {
+    /// A clock that is off by so much.
+    #[must_use]
+    pub const fn skewed(skew_ms: i64) -> Self {
+        Self { skew_ms }
+    }
+}
 
 impl Clock for SimClock {
     fn now(&self) -> TimestampMs {
-        TimestampMs(now_ms())
+        TimestampMs(now_ms() + self.skew_ms)
     }
 }
 

@@ -1,4 +1,4 @@
-//! One run: a broker and its clients under load, power cuts and crashes, then the comparison.
+//! One run of one broker and its clients under load, power cuts and crashes, then the comparison.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -13,11 +13,10 @@ use headwater_storage::disk::SimDisk;
 use tokio::sync::watch;
 use turmoil::Sim;
 
+use super::Result;
 use super::world::{SimClock, SimEntropy, SimNetwork, connector, now_micros, now_ms};
 use crate::history::Recorder;
 use crate::workload::{self, Target, patiently};
-
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const BROKER: &str = "broker";
 const GRPC_PORT: u16 = 9093;
@@ -102,8 +101,12 @@ fn host(sim: &mut Sim<'_>, disk: &Arc<SimDisk>, seed: u64) {
         let disk = disk.clone();
         let entropy = Arc::new(SimEntropy::new(boots.next_u64()));
         async move {
-            let env =
-                Env { disk: disk.clone(), clock: Arc::new(SimClock), entropy, network: Arc::new(SimNetwork) };
+            let env = Env {
+                disk: disk.clone(),
+                clock: Arc::new(SimClock::default()),
+                entropy,
+                network: Arc::new(SimNetwork),
+            };
             match Broker::start(config(), env).await {
                 // Kept until the host crashes.
                 Ok(_broker) => std::future::pending().await,

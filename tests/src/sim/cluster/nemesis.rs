@@ -1,0 +1,536 @@
+//! Breaks things while the load goes on, and mends them.
+//!
+//! Invariant: at most one disk at a time has lost what was durable on it; the next one waits until the cluster has made
+//! the loss good. So a majority of each partition's replicas keeps its disks, and nothing acknowledged may be lost.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use headwater_broker::env::Entropy;
+use tokio::sync::mpsc;
+use turmoil::Sim;
+
+use super::coverage::Counters;
+use super::faults::Kind;
+use super::load::{CLIENTS, Order};
+use super::net::{Direction, FaultId, LATENCY_MAX, Mode, Net};
+use super::nodes::{Node, State};
+use super::observer::Observer;
+use super::profile::Profile;
+use super::rot::{self, Rotten};
+use crate::sim::world::SimEntropy;
+
+/// Steps of the simulation between two looks at whether a lost disk was made good.
+const MENDED_EVERY: u64 = 250;
+
+/// Room of a disk that is not full.
+const ROOM_BYTES: u64 = 1 << 40;
+
+pub struct Nemesis {
+    entropy: SimEntropy,
+    profile: Profile,
+    /// When faults begin.
+    window: Range<Duration>,
+    next: Duration,
+    /// Kinds that have not come yet.
+    first: VecDeque<Kind>,
+    net: Net,
+    undo: Vec<(Duration, Undo)>,
+    suspect: Option<Suspect>,
+    orders: mpsc::UnboundedSender<Order>,
+    counters: Counters,
+    steps: u64,
+}
+
+/// What ends a fault, or goes on with it.
+enum Undo {
+    Heal(FaultId),
+    Flap {
+        directions: Vec<Direction>,
+        on: Option<FaultId>,
+        until: Duration,
+    },
+    Latency(Vec<(String, String)>),
+    Loss(Vec<(String, String)>),
+    Stall(i32),
+    Full(i32),
+    PowerCut(i32),
+    /// The second half of [`Kind::LoseAndElect`].
+    Strike {
+        isolated: FaultId,
+        loses: i32,
+        leaves: i32,
+    },
+    Undrain(i32),
+}
+
+/// A disk that lost something.
+enum Suspect {
+    Entry(i32, Rotten),
+    Disk,
+}
+
+impl Nemesis {
+    pub fn new(
+        seed: u64,
+        profile: Profile,
+        window: Range<Duration>,
+        orders: mpsc::UnboundedSender<Order>,
+        counters: Counters,
+    ) -> Self {
+        let entropy = SimEntropy::new(seed ^ 0xfa17);
+        let mut first: Vec<Kind> = profile.kinds.iter().map(|(kind, _)| *kind).collect();
+        for last in (1..first.len()).rev() {
+            first.swap(last, entropy.below(last as u64 + 1) as usize);
+        }
+        Self {
+            entropy,
+            profile,
+            next: window.start,
+            window,
+            first: first.into(),
+            net: Net::default(),
+            undo: Vec::new(),
+            suspect: None,
+            orders,
+            counters,
+            steps: 0,
+        }
+    }
+
+    /// Before each step of the simulation.
+    pub fn step(&mut self, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) {
+        let now = sim.elapsed();
+        self.steps += 1;
+        self.mend(sim, nodes, observer);
+        self.lives(sim, nodes, observer);
+        if self.suspect.is_some() && self.steps.is_multiple_of(MENDED_EVERY) {
+            self.check_mended(nodes, observer);
+        }
+        if !self.window.contains(&now) {
+            return;
+        }
+        self.pounce(sim, nodes, observer);
+        if now >= self.next {
+            self.next = now + self.about(self.profile.pause_ms);
+            if let Some(kind) = self.choose() {
+                self.strike(kind, sim, nodes, observer);
+            }
+        }
+    }
+
+    /// Whether everything runs and nothing is broken any more.
+    pub fn is_over(&self, now: Duration, nodes: &[Node]) -> bool {
+        let running = |node: &Node| matches!(node.state, State::Up | State::Spare) && !node.disk().is_dead();
+        now >= self.window.end && self.undo.is_empty() && nodes.iter().all(running)
+    }
+
+    /// Between a half and one and a half of it.
+    fn about(&self, mean_ms: u64) -> Duration {
+        Duration::from_millis(mean_ms / 2 + self.entropy.below(mean_ms.max(1)))
+    }
+
+    fn choose(&mut self) -> Option<Kind> {
+        if let Some(position) = self.first.iter().position(|kind| self.may(*kind)) {
+            return self.first.remove(position);
+        }
+        let kinds = || self.profile.kinds.iter().filter(|(kind, _)| self.may(*kind));
+        let mut draw = self.entropy.below(kinds().map(|(_, weight)| weight).sum());
+        kinds().find_map(|(kind, weight)| {
+            let chosen = draw < *weight;
+            draw = draw.saturating_sub(*weight);
+            chosen.then_some(*kind)
+        })
+    }
+
+    fn may(&self, kind: Kind) -> bool {
+        !kind.destroys() || self.suspect.is_none()
+    }
+
+    /// A random broker that runs.
+    fn victim(&self, nodes: &[Node]) -> Option<usize> {
+        let up: Vec<_> = (0..nodes.len()).filter(|n| nodes[*n].state == State::Up).collect();
+        (!up.is_empty()).then(|| up[self.entropy.below(up.len() as u64) as usize])
+    }
+
+    fn strike(&mut self, kind: Kind, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) {
+        let Some(victim) = self.victim(nodes) else { return };
+        let done = match kind {
+            Kind::Crash => self.break_down(victim, false, sim, nodes, observer),
+            Kind::PowerCut => self.break_down(victim, true, sim, nodes, observer),
+            Kind::PowerCutAll => self.black_out(sim, nodes, observer),
+            Kind::PowerCutAtWrite => self.die_at_write(&nodes[victim]),
+            Kind::CleanRestart => self.clean_restart(&mut nodes[victim]),
+            Kind::ClockSkew => self.skew(&mut nodes[victim]),
+            Kind::Pause | Kind::Partition | Kind::PartitionOneWay | Kind::Flapping => {
+                self.cut_links(kind, victim, sim, nodes)
+            }
+            Kind::Delay | Kind::Loss => self.slow_links(kind, sim, nodes),
+            Kind::DiskStall | Kind::DiskFull | Kind::SyncError => {
+                self.trouble_disk(kind, &nodes[victim], sim)
+            }
+            Kind::Rot => self.rot(&nodes[victim], observer),
+            Kind::RottenFlush => self.lose(victim, true, sim, nodes, observer),
+            Kind::EmptyDisk => self.lose(victim, false, sim, nodes, observer),
+            Kind::LoseAndElect => self.isolate(victim, sim, nodes),
+            Kind::Join => join(sim, nodes),
+            Kind::Move | Kind::Transfer | Kind::Drain => self.order(kind, victim, sim.elapsed(), nodes),
+        };
+        if done {
+            tracing::info!(fault = kind.name(), broker = nodes[victim].id, at = ?sim.elapsed(), "struck");
+            self.counters.count(kind.name());
+        }
+    }
+
+    /// Ends the process, and with `power` what its disk had not synced.
+    fn break_down(
+        &mut self,
+        victim: usize,
+        power: bool,
+        sim: &mut Sim<'_>,
+        nodes: &mut [Node],
+        observer: &mut Observer,
+    ) -> bool {
+        let pause = if self.entropy.below(4) == 0 { self.about(6_000) } else { self.about(800) };
+        self.break_down_for(victim, power, pause, sim, nodes, observer);
+        true
+    }
+
+    fn break_down_for(
+        &mut self,
+        victim: usize,
+        power: bool,
+        pause: Duration,
+        sim: &mut Sim<'_>,
+        nodes: &mut [Node],
+        observer: &mut Observer,
+    ) {
+        let now = sim.elapsed();
+        observer.look(nodes, now);
+        if power {
+            // A dead machine closes no connection: its peers hear nothing more.
+            let silence = self.net.begin(sim, around(nodes, victim), Mode::Drop);
+            self.undo.push((now + pause, Undo::Heal(silence)));
+        }
+        let node = &mut nodes[victim];
+        node.crash(sim, now + pause);
+        observer.ended(node.id);
+        if power {
+            node.disk().power_cut();
+        } else {
+            node.disk().kill_process();
+        }
+    }
+
+    fn black_out(&mut self, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) -> bool {
+        for victim in 0..nodes.len() {
+            if matches!(nodes[victim].state, State::Up | State::Stopping { .. }) {
+                let pause = self.about(1_000);
+                self.break_down_for(victim, true, pause, sim, nodes, observer);
+            }
+        }
+        true
+    }
+
+    fn die_at_write(&self, node: &Node) -> bool {
+        let disk = node.disk();
+        disk.die_after(disk.operations() + 1 + self.entropy.below(60));
+        true
+    }
+
+    fn clean_restart(&self, node: &mut Node) -> bool {
+        node.stop(self.about(500));
+        true
+    }
+
+    /// Takes effect with the restart.
+    fn skew(&self, node: &mut Node) -> bool {
+        const SKEW_MAX_MS: u64 = 20_000;
+        node.skew(self.entropy.below(2 * SKEW_MAX_MS).cast_signed() - SKEW_MAX_MS.cast_signed());
+        self.clean_restart(node)
+    }
+
+    fn cut_links(&mut self, kind: Kind, victim: usize, sim: &mut Sim<'_>, nodes: &[Node]) -> bool {
+        let now = sim.elapsed();
+        let for_long = if self.entropy.below(3) == 0 { self.about(8_000) } else { self.about(1_500) };
+        let until = now + for_long;
+        let both = self.split(nodes);
+        let (directions, mode) = match kind {
+            Kind::Pause => (around(nodes, victim), Mode::Hold),
+            Kind::PartitionOneWay => (both.into_iter().step_by(2).collect(), Mode::Drop),
+            _ if self.entropy.below(2) == 0 => (both, Mode::Hold),
+            _ => (both, Mode::Drop),
+        };
+        let fault = self.net.begin(sim, directions.clone(), mode);
+        if kind == Kind::Flapping {
+            let next = now + self.about(200);
+            self.undo.push((next, Undo::Flap { directions, on: Some(fault), until }));
+        } else {
+            self.undo.push((until, Undo::Heal(fault)));
+        }
+        true
+    }
+
+    /// Both directions, one after the other, of each link between two halves of the hosts.
+    fn split(&self, nodes: &[Node]) -> Vec<Direction> {
+        let mut hosts: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+        hosts.push(CLIENTS.to_owned());
+        // Neither half is empty.
+        let halves = 1 + self.entropy.below((1 << hosts.len()) - 2);
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        for (position, host) in hosts.into_iter().enumerate() {
+            if halves >> position & 1 == 1 { one.push(host) } else { other.push(host) }
+        }
+        let swap = self.entropy.below(2) == 0;
+        let mut directions = Vec::new();
+        for a in &one {
+            for b in &other {
+                let pair = [(a.clone(), b.clone()), (b.clone(), a.clone())];
+                directions.extend(if swap { [pair[1].clone(), pair[0].clone()] } else { pair });
+            }
+        }
+        directions
+    }
+
+    fn slow_links(&mut self, kind: Kind, sim: &mut Sim<'_>, nodes: &[Node]) -> bool {
+        let until = sim.elapsed() + self.about(3_000);
+        let links: Vec<_> = self.split(nodes).into_iter().step_by(2).collect();
+        if kind == Kind::Delay {
+            for (a, b) in &links {
+                sim.set_link_max_message_latency(a.as_str(), b.as_str(), self.about(150));
+            }
+            self.undo.push((until, Undo::Latency(links)));
+        } else {
+            for (a, b) in &links {
+                sim.set_link_fail_rate(a.as_str(), b.as_str(), 0.005);
+            }
+            self.undo.push((until, Undo::Loss(links)));
+        }
+        true
+    }
+
+    fn trouble_disk(&mut self, kind: Kind, node: &Node, sim: &Sim<'_>) -> bool {
+        let (now, disk) = (sim.elapsed(), node.disk());
+        match kind {
+            Kind::DiskStall => {
+                disk.stall_syncs(Some(("", self.about(400))));
+                self.undo.push((now + self.about(2_000), Undo::Stall(node.id)));
+            }
+            Kind::DiskFull => {
+                disk.set_free_bytes(self.entropy.below(20_000));
+                self.undo.push((now + self.about(3_000), Undo::Full(node.id)));
+            }
+            _ => {
+                // What the kernel dropped is gone once the power is; only then may the broker come back.
+                disk.fail_syncs(Some(if self.entropy.below(2) == 0 { "groups" } else { "" }));
+                self.undo.push((now + self.about(1_500), Undo::PowerCut(node.id)));
+            }
+        }
+        true
+    }
+
+    fn rot(&mut self, node: &Node, observer: &mut Observer) -> bool {
+        let Some(observations) = node.observe() else { return false };
+        let Some(rotten) = rot::any_entry(&node.disk(), &observations, &self.entropy) else { return false };
+        observer.rotted(rotten.group, rotten.replica);
+        self.suspect = Some(Suspect::Entry(node.id, rotten));
+        true
+    }
+
+    /// A machine loses power and, in one group, the last batch that its disk had synced; or everything.
+    fn lose(
+        &mut self,
+        victim: usize,
+        flush_only: bool,
+        sim: &mut Sim<'_>,
+        nodes: &mut [Node],
+        observer: &mut Observer,
+    ) -> bool {
+        if self.suspect.is_some() {
+            return false;
+        }
+        let observations = nodes[victim].observe().unwrap_or_default();
+        let last = rot::last_entry(&observations, &self.entropy);
+        let pause = self.about(300);
+        self.break_down_for(victim, true, pause, sim, nodes, observer);
+        let node = &nodes[victim];
+        if !flush_only {
+            observer.emptied(node.id);
+            node.empty_disk(self.entropy.next_u64(), Duration::from_millis(self.profile.sync_ms));
+            self.suspect = Some(Suspect::Disk);
+            return true;
+        }
+        let Some(rotten) = last.and_then(|last| last.rot(&node.disk(), &self.entropy)) else { return false };
+        observer.rotted(rotten.group, rotten.replica);
+        self.suspect = Some(Suspect::Disk);
+        true
+    }
+
+    /// The first half of [`Kind::LoseAndElect`]: one broker hears and says nothing, while the others go on.
+    fn isolate(&mut self, victim: usize, sim: &mut Sim<'_>, nodes: &[Node]) -> bool {
+        let others: Vec<_> =
+            nodes.iter().filter(|n| n.state == State::Up && n.id != nodes[victim].id).map(|n| n.id).collect();
+        let [first, second] = others[..] else { return false };
+        let (loses, leaves) = if self.entropy.below(2) == 0 { (first, second) } else { (second, first) };
+        let isolated = self.net.begin(sim, around(nodes, victim), Mode::Drop);
+        self.suspect = Some(Suspect::Disk);
+        self.undo.push((sim.elapsed() + self.about(2_000), Undo::Strike { isolated, loses, leaves }));
+        true
+    }
+
+    fn second_half(
+        &mut self,
+        (loses, leaves): (i32, i32),
+        sim: &mut Sim<'_>,
+        nodes: &mut [Node],
+        observer: &mut Observer,
+    ) {
+        let position = |id: i32| nodes.iter().position(|node| node.id == id && node.state == State::Up);
+        self.suspect = None;
+        let (Some(loses), Some(leaves)) = (position(loses), position(leaves)) else { return };
+        let flush_only = self.entropy.below(2) == 0;
+        let away = self.about(6_000);
+        self.break_down_for(leaves, false, away, sim, nodes, observer);
+        self.lose(loses, flush_only, sim, nodes, observer);
+    }
+
+    fn order(&mut self, kind: Kind, victim: usize, now: Duration, nodes: &[Node]) -> bool {
+        let dice = self.entropy.next_u64();
+        let brokers: Vec<i32> =
+            nodes.iter().filter(|node| node.state != State::Spare).map(|node| node.id).collect();
+        let order = match kind {
+            Kind::Move => Order::Move { dice, brokers },
+            Kind::Transfer => Order::Transfer { dice },
+            _ => {
+                self.undo.push((now + self.about(4_000), Undo::Undrain(nodes[victim].id)));
+                Order::Drain { broker: nodes[victim].id, undo: false }
+            }
+        };
+        self.orders.send(order).is_ok()
+    }
+
+    /// Crashes a broker at the moment that hurts: when it has just voted or cut its log.
+    fn pounce(&mut self, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) {
+        for id in observer.take_turned() {
+            let up = |node: &Node| node.id == id && node.state == State::Up;
+            if self.entropy.below(100) < self.profile.pounce
+                && let Some(victim) = nodes.iter().position(up)
+            {
+                let pause = Duration::from_millis(1 + self.entropy.below(300));
+                self.break_down_for(victim, self.entropy.below(2) == 0, pause, sim, nodes, observer);
+                self.counters.count(Kind::Crash.name());
+            }
+        }
+    }
+
+    /// Brings brokers back, and ends those whose disk died.
+    fn lives(&mut self, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) {
+        let now = sim.elapsed();
+        for position in 0..nodes.len() {
+            match nodes[position].state {
+                State::Up | State::Stopping { .. } if nodes[position].disk().is_dead() => {
+                    let pause = self.about(600);
+                    self.break_down_for(position, true, pause, sim, nodes, observer);
+                }
+                State::Stopping { pause } if nodes[position].has_stopped() => {
+                    observer.look(nodes, now);
+                    let node = &mut nodes[position];
+                    node.crash(sim, now + pause);
+                    observer.ended(node.id);
+                    node.disk().kill_process();
+                }
+                State::Down { until } if now >= until => nodes[position].start(sim),
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends the faults whose time is over.
+    fn mend(&mut self, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) {
+        let now = sim.elapsed();
+        if self.undo.iter().all(|(due, _)| now < *due) {
+            return;
+        }
+        let (due, rest) = std::mem::take(&mut self.undo).into_iter().partition(|(due, _)| now >= *due);
+        self.undo = rest;
+        for (_, undo) in due {
+            self.end(undo, sim, nodes, observer);
+        }
+    }
+
+    fn end(&mut self, undo: Undo, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) {
+        let now = sim.elapsed();
+        let node = |id: i32| nodes.iter().find(|node| node.id == id);
+        match undo {
+            Undo::Heal(fault) => self.net.end(sim, fault),
+            Undo::Flap { on: Some(fault), directions, until } => {
+                self.net.end(sim, fault);
+                if now < until {
+                    self.undo.push((now + self.about(250), Undo::Flap { directions, on: None, until }));
+                }
+            }
+            Undo::Flap { on: None, directions, until } => {
+                let on = Some(self.net.begin(sim, directions.clone(), Mode::Drop));
+                self.undo.push((now + self.about(250), Undo::Flap { directions, on, until }));
+            }
+            Undo::Latency(links) => {
+                for (a, b) in links {
+                    sim.set_link_max_message_latency(a.as_str(), b.as_str(), LATENCY_MAX);
+                }
+            }
+            Undo::Loss(links) => {
+                for (a, b) in links {
+                    sim.set_link_fail_rate(a.as_str(), b.as_str(), 0.0);
+                }
+            }
+            Undo::Stall(id) => node(id).into_iter().for_each(|node| node.disk().stall_syncs(None)),
+            Undo::Full(id) => node(id).into_iter().for_each(|node| node.disk().set_free_bytes(ROOM_BYTES)),
+            Undo::PowerCut(id) => {
+                let up = |node: &Node| node.id == id && node.state == State::Up;
+                if let Some(victim) = nodes.iter().position(up) {
+                    let pause = self.about(500);
+                    self.break_down_for(victim, true, pause, sim, nodes, observer);
+                }
+            }
+            Undo::Strike { isolated, loses, leaves } => {
+                self.second_half((loses, leaves), sim, nodes, observer);
+                self.net.end(sim, isolated);
+            }
+            Undo::Undrain(broker) => {
+                // The clients end with the simulation.
+                let _ = self.orders.send(Order::Drain { broker, undo: true });
+            }
+        }
+    }
+
+    fn check_mended(&mut self, nodes: &[Node], observer: &Observer) {
+        let gone = match &self.suspect {
+            Some(Suspect::Entry(id, rotten)) => {
+                let node = nodes.iter().find(|node| node.id == *id);
+                node.is_some_and(|node| rotten.is_gone(observer.replica_at(*id, rotten.group), node))
+            }
+            // A strike that is still to come keeps its claim.
+            Some(Suspect::Disk) => !self.undo.iter().any(|(_, undo)| matches!(undo, Undo::Strike { .. })),
+            None => return,
+        };
+        if gone && observer.whole(nodes).is_ok() {
+            self.suspect = None;
+        }
+    }
+}
+
+/// Every direction to and from one broker.
+fn around(nodes: &[Node], victim: usize) -> Vec<Direction> {
+    let own = &nodes[victim].name;
+    let others = nodes.iter().map(|node| node.name.as_str()).filter(|name| name != own).chain([CLIENTS]);
+    others.flat_map(|other| [(own.clone(), other.to_owned()), (other.to_owned(), own.clone())]).collect()
+}
+
+fn join(sim: &mut Sim<'_>, nodes: &mut [Node]) -> bool {
+    let spare = nodes.iter_mut().find(|node| node.state == State::Spare);
+    spare.is_some_and(|node| {
+        node.switch_on(sim);
+        true
+    })
+}

@@ -1,0 +1,79 @@
+//! What each replica holds once everything is mended: its records, and the state that it built from them.
+
+use std::collections::BTreeMap;
+
+use headwater_proto::record::{Limits, RecordBatch};
+use headwater_proto::types::{GroupId, Offset, PartitionId, TopicId};
+
+use super::load;
+use super::nodes::Node;
+use crate::history::{ReadRecord, Recorder};
+use crate::workload;
+
+/// Notes the records of every replica of the load's topics, read from its own log.
+pub fn note(nodes: &[Node], recorder: &Recorder) {
+    for node in nodes {
+        let topics = topics(node);
+        for seen in node.observe().unwrap_or_default() {
+            let GroupId { topic_id, partition: PartitionId(number) } = seen.group;
+            let Some(name) = topics.get(&topic_id) else { continue };
+            let end = seen.progress.high_watermark;
+            let records = records(&seen.log, end);
+            let replica = format!("broker {} replica {}", node.id, seen.replica_id);
+            recorder.note(|history| history.replica(&(name.clone(), number), &replica, records));
+        }
+    }
+}
+
+/// The load's topics, by id, as one broker knows them.
+fn topics(node: &Node) -> BTreeMap<TopicId, String> {
+    let ours = load::targets();
+    let known = node.with_node(|node| {
+        node.controller().with_state(|state| {
+            state.topics().map(|topic| (topic.id, topic.name.clone())).collect::<BTreeMap<_, _>>()
+        })
+    });
+    let mut known = known.unwrap_or_default();
+    known.retain(|_, name| ours.iter().any(|target| *target.topic == **name));
+    known
+}
+
+fn records(log: &headwater_storage::log::Log, end: Offset) -> Vec<ReadRecord> {
+    const READ_BYTES: usize = 1 << 20;
+    let limits = Limits::default();
+    let mut found = Vec::new();
+    let mut next = log.bounds().first_offset;
+    while next < end {
+        let Ok(slice) = log.read(next, end, READ_BYTES) else { break };
+        if slice.next_offset <= next {
+            break;
+        }
+        let mut bytes = slice.bytes;
+        while let Ok(Some(batch)) = RecordBatch::split_first(&mut bytes, &limits) {
+            let records = batch.records(&limits).into_iter().flatten().flatten();
+            found.extend(records.map(|record| {
+                (record.offset, record.value.as_deref().and_then(workload::value_of).unwrap_or(u64::MAX))
+            }));
+        }
+        next = slice.next_offset;
+    }
+    found
+}
+
+/// Replicas that applied the same entries and are in different states (the producer window among them).
+pub fn states_differ(nodes: &[Node]) -> Vec<String> {
+    let mut known = BTreeMap::new();
+    let mut differences = Vec::new();
+    for node in nodes {
+        for (group, applied, state) in node.with_node(|node| node.states()).unwrap_or_default() {
+            let (first, expected) = known.entry((group, applied)).or_insert_with(|| (node.id, state.clone()));
+            if *expected != state {
+                let (one, other) = (*first, node.id);
+                differences.push(format!(
+                    "group {group}: brokers {one} and {other} differ in their state at {applied:?}"
+                ));
+            }
+        }
+    }
+    differences
+}
