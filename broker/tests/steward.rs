@@ -88,6 +88,7 @@ impl Cluster {
         config.broker.data_dir = "/data".into();
         config.cluster.leader_balance_after_ms = 500;
         config.cluster.replace_voter_after_ms = 2_000;
+        config.storage.scrub_interval_ms = 300;
         let address = |id: &i32| HostPort { host: "127.0.0.1".to_owned(), port: self.peers[id].port() };
         if !self.founders.contains(&id) {
             config.cluster.join = SeedList(self.founders.iter().map(address).collect());
@@ -247,7 +248,44 @@ async fn a_replaced_disk_is_filled_again_and_leaders_return() {
             (1..=3).all(|id| leaders.iter().filter(|leader| **leader == id).count() == 2)
         })
         .await;
-    assert_eq!(cluster.ends("orders").await, [2; 6]);
+    cluster.until("nothing is missing", async |c| c.ends("orders").await == [2; 6]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotten_replicas_are_built_anew_leaders_among_them() {
+    let cluster = Cluster::start(3, 3).await;
+    cluster.create("orders", 3, 3).await;
+    for round in 0..20 {
+        cluster.write("orders", 3, &format!("{round}").repeat(1_000)).await;
+    }
+    cluster.until("all are in sync", async |c| c.all_on(&[1, 2, 3], 3).await).await;
+    let replicas = async |c: &Cluster| -> BTreeSet<(i32, u64)> {
+        let all = c.partitions().await.into_iter().flat_map(|partition| partition.replicas);
+        all.map(|replica| (replica.broker_id, replica.replica_id)).collect()
+    };
+    let before = replicas(&cluster).await;
+    let disk = &cluster.disks[&2];
+    let logs: Vec<_> = disk.paths().into_iter().filter(|path| is_partition_log(path)).collect();
+    assert_eq!(logs.len(), 3);
+    for path in logs {
+        disk.flip_bit(&path, 5_000, 3).unwrap();
+    }
+    cluster
+        .until("each replica of broker 2 is another one", async |c| {
+            let now = replicas(c).await;
+            now.len() == 9 && before.iter().all(|replica| now.contains(replica) == (replica.0 != 2))
+        })
+        .await;
+    cluster.until("all are whole", async |c| c.all_on(&[1, 2, 3], 3).await).await;
+    let damaged =
+        cluster.partitions().await.into_iter().flat_map(|p| p.replicas).any(|r| !r.damage.is_empty());
+    assert!(!damaged);
+    cluster.until("nothing is missing", async |c| c.ends("orders").await == [20; 3]).await;
+}
+
+fn is_partition_log(path: &std::path::Path) -> bool {
+    let in_metadata = path.to_string_lossy().contains("00000000000000000000000000000001-0");
+    path.extension().is_some_and(|extension| extension == "log") && !in_metadata
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,7 +307,7 @@ async fn one_broker_grows_to_three_and_its_topic_with_it() {
     cluster.until("three replicas each", async |c| c.all_on(&[1, 2, 3], 3).await).await;
     cluster.until("each leads one", async |c| distinct(&c.leaders().await) == distinct(&[1, 2, 3])).await;
     cluster.write("orders", 3, "together").await;
-    assert_eq!(cluster.ends("orders").await, [2; 3]);
+    cluster.until("nothing is missing", async |c| c.ends("orders").await == [2; 3]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -313,5 +351,5 @@ async fn brokers_are_drained_and_removed_and_partitions_moved() {
         })
         .await;
     cluster.write("orders", 4, "after").await;
-    assert_eq!(cluster.ends("orders").await, [3; 4]);
+    cluster.until("nothing is missing", async |c| c.ends("orders").await == [3; 4]).await;
 }

@@ -15,8 +15,8 @@ use crate::node::Node;
 
 /// Metadata must be current within so long.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(5);
-/// The next leader must lead within so long.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(5);
+/// The next leader must lead within so long: writes are held back meanwhile.
+const HAND_OVER_WITHIN: Duration = Duration::from_millis(1_500);
 /// A change of members that is not committed within so long is looked at anew.
 const CHANGE_WITHIN: Duration = Duration::from_secs(30);
 

@@ -18,6 +18,7 @@ pub trait Guided: Send + Sync + 'static {
     fn leads(&self) -> Option<Term>;
     fn membership(&self) -> GroupMembership;
     fn followers(&self) -> BTreeMap<ReplicaId, Follower>;
+    fn quiet(&self) -> bool;
     /// The end of its log.
     fn last_index(&self) -> LogIndex;
     /// About how many bytes of the log lie behind an entry.
@@ -48,6 +49,10 @@ impl<M: Machine> Guided for Group<M> {
 
     fn followers(&self) -> BTreeMap<ReplicaId, Follower> {
         self.followers()
+    }
+
+    fn quiet(&self) -> bool {
+        self.quiet()
     }
 
     fn last_index(&self) -> LogIndex {

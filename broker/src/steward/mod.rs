@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use headwater_core::MetadataState;
 use headwater_core::metadata::Partition;
-use headwater_proto::types::{BrokerId, GroupId, LogIndex, Term};
+use headwater_proto::types::{BrokerId, GroupId, LogIndex, ReplicaId, Term};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -41,8 +41,14 @@ const LOOK_SOON: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Looks are not closer to one another than this, however much changes.
 const LOOK_NOT_BEFORE: Duration = Duration::from_millis(50);
+/// Nor do looks take more than one part in so many of a core, however many groups there are.
+const REST_FACTOR: u32 = 20;
 /// Leaderships that are handed over at the same time.
 const HAND_OVERS_AT_ONCE: usize = 4;
+/// A hand-over that fails has held writes back: it is not tried again soon.
+const HAND_OVER_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// Who has not answered for longer is not made the leader.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// What failed is tried again after so long.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -75,10 +81,12 @@ pub async fn run(node: Arc<Node>) {
     let mut steward = Steward::new(Arc::clone(&node));
     let (mut metadata, mut others) = (node.controller().group().progress(), node.cluster().changes());
     loop {
+        let begun = Instant::now();
         let pause = if steward.round() { LOOK_SOON } else { LOOK_AGAIN };
+        let rest = LOOK_NOT_BEFORE.max(begun.elapsed() * REST_FACTOR);
         tokio::select! {
             () = node.stop().cancelled() => return,
-            () = tokio::time::sleep(LOOK_NOT_BEFORE) => {}
+            () = tokio::time::sleep(rest) => {}
         }
         tokio::select! {
             () = node.stop().cancelled() => return,
@@ -232,9 +240,6 @@ impl Steward {
         };
         let step = next_step(wanted, &view);
         watched.settled = (step == Step::Settled).then_some(wanted.epoch);
-        if let Step::AddLearner(..) = step {
-            watched.building += 1;
-        }
         for (replicas, catching_up) in [(begin, true), (end, false)] {
             for replica in replicas {
                 self.node.transport().throttle(id, replica, catching_up);
@@ -256,14 +261,21 @@ impl Steward {
             |broker| self.node.controller().with_state(|state| state.broker(broker).map(|b| b.state));
         let balance_after = self.settings.balance_after.filter(|_| id != GroupId::METADATA);
         let fitness = Fitness { state_of: &state_of, steadiness: &self.steadiness, balance_after, now };
-        let in_sync = self.node.cluster().in_sync(id);
-        let Some(to) = fitness.successor(self.own, partition, led_since, |broker| in_sync.contains(&broker))
-        else {
+        let in_sync = std::cell::OnceCell::new();
+        let is_in_sync =
+            |broker: BrokerId| in_sync.get_or_init(|| self.node.cluster().in_sync(id)).contains(&broker);
+        let Some(to) = fitness.successor(self.own, partition, led_since, is_in_sync) else {
             return false;
         };
         let Some(replica) = partition.replicas.iter().find(|replica| replica.broker == to) else {
             return false;
         };
+        let may_try = self.watched.get(&id).is_some_and(|watched| {
+            now >= watched.hand_over_not_before && takes_over(group, replica.id, watched.enough(), now)
+        });
+        if !may_try {
+            return true;
+        }
         let under_way = self.busy.values().filter(|hands_over| **hands_over).count();
         if under_way < HAND_OVERS_AT_ONCE {
             self.begin(group, Task::HandOver(replica.id), led_since);
@@ -274,6 +286,11 @@ impl Steward {
     fn begin(&mut self, group: &Arc<dyn Guided>, task: Task, led_since: Instant) {
         let id = group.id();
         self.busy.insert(id, matches!(task, Task::HandOver(_)));
+        if let (Task::Step(Step::AddLearner(replica, _)), Some(watched)) = (&task, self.watched.get_mut(&id))
+            && watched.begin_build(*replica, group.bytes_behind(LogIndex(0)))
+        {
+            self.node.transport().throttle(id, *replica, true);
+        }
         let enough = self.watched.get(&id).and_then(|watched| watched.enough());
         let carry_out = carry_out::CarryOut {
             node: Arc::clone(&self.node),
@@ -292,6 +309,7 @@ impl Steward {
                 self.busy.remove(&id);
                 if let (false, Some(watched)) = (succeeded, self.watched.get_mut(&id)) {
                     watched.not_before = Instant::now() + TRY_AGAIN_AFTER;
+                    watched.hand_over_not_before = Instant::now() + HAND_OVER_AGAIN_AFTER;
                 }
             }
             Ok(Done::Commands) => self.commanding = false,
@@ -322,6 +340,16 @@ impl Steward {
 fn is_there(node: &Node, broker: BrokerId, led_since: Instant, patience: Duration) -> bool {
     let silent = node.cluster().silent_for(broker).unwrap_or_else(|| led_since.elapsed());
     node.cluster().alive(broker) || silent.min(led_since.elapsed()) < patience
+}
+
+/// Whether a replica could lead at once: it votes, has everything, and answers.
+fn takes_over(group: &Arc<dyn Guided>, replica: ReplicaId, enough: Option<LogIndex>, now: Instant) -> bool {
+    let followers = group.followers();
+    let Some((follower, enough)) = followers.get(&replica).zip(enough) else { return false };
+    // Nobody is asked anything while the group rests.
+    let answers = group.quiet()
+        || follower.last_heard.is_some_and(|heard| now.saturating_duration_since(heard) <= HEARD_WITHIN);
+    answers && follower.matched >= enough && group.membership().voters().contains(&replica)
 }
 
 /// What metadata says of a group; `None`: it knows nothing of it.

@@ -24,6 +24,8 @@ pub struct Watched {
     pub led_since: Instant,
     /// Nothing is tried before.
     pub not_before: Instant,
+    /// Nobody is asked to take over before.
+    pub hand_over_not_before: Instant,
     /// The end of the log at some earlier look, and when that was.
     end: (LogIndex, Instant),
     /// The end of the log as it was a while before that.
@@ -42,6 +44,7 @@ impl Watched {
             term,
             led_since: now,
             not_before: now,
+            hand_over_not_before: now,
             end: (end, now),
             enough: None,
             throttled: BTreeSet::new(),
@@ -62,6 +65,12 @@ impl Watched {
     /// What the last look returned.
     pub const fn enough(&self) -> Option<LogIndex> {
         self.enough
+    }
+
+    /// A replica is about to be built. Whether its traffic counts as recovery, from its first byte on.
+    pub fn begin_build(&mut self, replica: ReplicaId, bytes: u64) -> bool {
+        self.building += 1;
+        bytes > LAST_PART_BYTES && self.throttled.insert(replica)
     }
 
     /// Takes note of the replicas that are being built. Returns those whose traffic counts as recovery from now on, and
