@@ -65,9 +65,11 @@ fn sources(folder: &Path) -> String {
 }
 
 #[test]
-fn the_dashboard_shows_only_metrics_that_exist() {
-    let dashboard = metrics_in(&std::fs::read_to_string(path("../deploy/grafana-dashboard.json")).unwrap());
+fn dashboard_and_alerts_look_at_metrics_that_exist() {
     let exported = metrics_in(&sources(&path("src")));
-    assert!(dashboard.len() > 10);
-    assert_eq!(dashboard.difference(&exported).collect::<Vec<_>>(), Vec::<&String>::new());
+    for file in ["../deploy/grafana-dashboard.json", "../deploy/alerts.yml"] {
+        let shown = metrics_in(&std::fs::read_to_string(path(file)).unwrap());
+        assert!(shown.len() > 10, "{file}: {shown:?}");
+        assert_eq!(shown.difference(&exported).collect::<Vec<_>>(), Vec::<&String>::new(), "{file}");
+    }
 }
