@@ -60,7 +60,7 @@ async fn whatever_happens_each_record_is_stored_and_read_once_and_in_order() {
     const PARTITIONS: i32 = 3;
     let mut kinds = [0; 5];
     let mut retried = 0;
-    for seed in 0..60 {
+    for seed in 0..30 {
         let fake = Fake::cluster(seed, 3, PARTITIONS as usize);
         let client = fake.client(seed).await;
         let config = ProducerConfig {
@@ -108,8 +108,8 @@ async fn whatever_happens_each_record_is_stored_and_read_once_and_in_order() {
         assert_eq!(read.unwrap_or_else(|_| panic!("seed {seed}: not all is read")), expected);
         retried += producer.stats().batches_retried;
     }
-    assert!(kinds.iter().all(|count| *count > 20), "each kind of trouble: {kinds:?}");
-    assert!(retried > 1_000, "only {retried} batches were sent again");
+    assert!(kinds.iter().all(|count| *count > 10), "each kind of trouble: {kinds:?}");
+    assert!(retried > 500, "only {retried} batches were sent again");
 }
 
 /// Sends a record every 10 ms while `event` happens, and gives the longest time that one took.

@@ -15,7 +15,8 @@ use crate::settings::Settings;
 #[command(after_help = "\
 A partition without a majority of its replicas takes no records, and goes on by itself once enough of their
 brokers are back. Only when they never will be: this gives up what the others had and the survivor has not.
-It is logged. Replicas are added again by `streamctl topic alter TOPIC --replicas N`.
+It is logged on every broker. The partition goes on with the survivor's replica alone, and grows back to as many
+replicas as it had on brokers that are alive; what returns on the others is deleted.
 
 Examples:
   streamctl partition recover orders/3
@@ -64,7 +65,10 @@ pub async fn run(args: RecoverArgs, settings: &Settings, output: Output) -> Resu
     let done = admin.recover_partition(&args.partition, Some(outlook.chosen), true).await?;
     output.report(&to_json(&args.partition, &done, "recovered"), |page| {
         print(&name, &done, page);
-        page.line(format!("\n{name} goes on from the replica of broker {}, alone", done.chosen));
+        page.line(format!(
+            "\n{name} goes on from the replica of broker {}; `streamctl partition list` shows the others being built",
+            done.chosen
+        ));
     })
 }
 
@@ -87,6 +91,7 @@ fn to_json(partition: &TopicPartition, outlook: &v1::RecoverPartitionResponse, s
         "chosen": outlook.chosen,
         "given_up": outlook.given_up,
         "loss": outlook.loss,
+        "highest_term": outlook.highest_term,
         "survivors": outlook.survivors.iter().map(survivor).collect::<Vec<_>>(),
     })
 }
@@ -96,6 +101,7 @@ fn print(name: &str, outlook: &v1::RecoverPartitionResponse, page: &mut Page) {
         ("partition", name.to_owned()),
         ("survivor", format!("broker {}", outlook.chosen)),
         ("given up", joined(&outlook.given_up)),
+        ("highest term", outlook.highest_term.to_string()),
         ("lost", outlook.loss.clone()),
     ]);
     page.line("");
