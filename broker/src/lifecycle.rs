@@ -45,6 +45,7 @@ pub async fn bring_up(node: &Arc<Node>) -> Result<(), NodeError> {
         become_current(node).await?;
     } else {
         node.host().wait_for("waiting for the brokers that hold the metadata to elect a leader");
+        node.cluster().hold_elections(true);
         node.registry().follow(group, false).await;
         node.tasks().spawn(catch_up(Arc::clone(node)));
         node.tasks().spawn(look_around(Arc::clone(node)));
@@ -73,6 +74,7 @@ async fn become_current(node: &Arc<Node>) -> Result<(), NodeError> {
     node.registry().delete_leftovers(controller.group()).await.map_err(NodeError::Leftovers)?;
     controller.set_current();
     node.registry().follow(controller.group(), true).await;
+    node.cluster().hold_elections(false);
     node.host().wait_for("");
     Ok(())
 }

@@ -86,6 +86,8 @@ struct Inner {
     restless: BTreeSet<GroupId>,
     /// Groups at rest of which it is not clear whether anybody leads them: since when.
     unsettled: BTreeMap<GroupId, Instant>,
+    /// Groups at rest without a leader stay so.
+    elections_held: bool,
     disk: DiskSpace,
 }
 
@@ -118,6 +120,7 @@ impl Cluster {
             groups: BTreeMap::new(),
             restless: BTreeSet::new(),
             unsettled: BTreeMap::new(),
+            elections_held: false,
             disk: DiskSpace::default(),
         };
         Arc::new(Self {
@@ -154,6 +157,11 @@ impl Cluster {
             inner.view.know(brokers)
         };
         self.follow(shift);
+    }
+
+    /// Whether groups at rest that nobody leads are left alone: the replicas here may have been given up.
+    pub fn hold_elections(&self, held: bool) {
+        self.inner().elections_held = held;
     }
 
     /// A replica of a group runs here: it is announced while it leads, and rests with its group.

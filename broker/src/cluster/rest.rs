@@ -195,7 +195,7 @@ impl Cluster {
     }
 
     fn rest_or_wake_one(&self, inner: &mut Inner, id: GroupId) -> Option<Wake> {
-        let Inner { view, groups, restless, unsettled, .. } = inner;
+        let Inner { view, groups, restless, unsettled, elections_held, .. } = inner;
         let enlisted = groups.get(&id).filter(|enlisted| enlisted.led.is_none())?;
         let group = &enlisted.group;
         let leader = view.leaders.announcement(id).filter(|(broker, _)| *broker != self.own);
@@ -220,6 +220,9 @@ impl Cluster {
             return Some(Wake::new(group, LEADER_LIVES));
         }
         let since = *unsettled.entry(id).or_insert_with(Instant::now);
+        if *elections_held {
+            return None;
+        }
         let turn = turn(self.own, group.as_ref(), |broker| view.liveness.alive(broker))?;
         // Too few to elect anybody: the others are waited for, at rest.
         if !turn.has_majority && since.elapsed() < WAKE_ANYWAY {

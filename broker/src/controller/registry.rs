@@ -4,7 +4,9 @@
 //! that cannot be opened is kept with its reason, and the others are served. **Nothing is deleted and no replica is
 //! begun on the word of a state that may be older than what is on disk**: until this broker has caught up with the
 //! metadata's leader once since its start, it opens what it finds and no more. An older state could name a replica
-//! whose copy was given up, and begun again empty it would vote away what it had acknowledged.
+//! whose copy was given up, and begun again empty it would vote away what it had acknowledged. Nor does it campaign,
+//! or lead by its own vote alone, on such word: what a forced recovery gave up must not come back. It votes, though,
+//! for whoever knows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -228,7 +230,8 @@ impl Registry {
         drop(before);
         let mut local = LocalTopic::clone(&local);
         let index = usize::try_from(number).unwrap_or(usize::MAX);
-        let opened = self.open_slot(&local.topic, index, false).await;
+        // It was open: it is the one on disk.
+        let opened = self.open_slot(&local.topic, index, true).await;
         if let Some(slot) = local.slots.get_mut(index) {
             *slot = opened;
         }
@@ -287,6 +290,15 @@ impl Registry {
             let (slot, topic) = (held(index).unwrap_or(Slot::Undecided), &topic);
             let recovered = |topic: &Topic| topic.partitions.get(index).and_then(|p| p.recovered_above);
             let to_recover = before.is_some_and(|before| recovered(&before.topic) != recovered(topic));
+            if to_recover && let Some(partition) = topic.partitions.get(index) {
+                tracing::warn!(
+                    topic = topic.name,
+                    partition = index,
+                    survivor = ?partition.created_with,
+                    above = ?partition.recovered_above,
+                    "a loss was accepted: the partition goes on with what one replica holds"
+                );
+            }
             async move {
                 let own = self.own_replica(topic, index);
                 match (&slot, own) {
@@ -346,6 +358,11 @@ impl Registry {
         own: Replica,
         may_begin: bool,
     ) -> Result<Option<Arc<Partition>>, RequestError> {
+        let Some(partition) = topic.partitions.get(index) else { return Ok(None) };
+        // It would lead at once, by its own vote, even where it was given up while this broker was away.
+        if !may_begin && partition.replicas.len() == 1 {
+            return Ok(None);
+        }
         let group = group_id(topic, index);
         let on_disk = creation(&self.host.data_dir, group)?.map(|record| record.replica_id);
         if on_disk != Some(own.id) {
@@ -358,7 +375,6 @@ impl Registry {
                 deleted.map_err(|error| RequestError::Storage(error.to_string()))?;
             }
         }
-        let Some(partition) = topic.partitions.get(index) else { return Ok(None) };
         let peer = |r: &Replica| (r.id, Peer { broker_id: r.broker, incarnation: r.incarnation });
         let founds = partition.created_with.contains(&own);
         let spec = GroupSpec {

@@ -291,6 +291,7 @@ impl Cluster for ClusterApi {
                 chosen: outlook.chosen.map_or(-1, BrokerId::get),
                 given_up: outlook.given_up.into_iter().map(BrokerId::get).collect(),
                 loss: outlook.loss,
+                highest_term: outlook.above.get(),
             },
             Err(_) => v1::RecoverPartitionResponse { error, chosen: -1, ..Default::default() },
         };

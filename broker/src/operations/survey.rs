@@ -1,14 +1,15 @@
 //! What each broker holds, asked of all that are alive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use headwater_consensus::Follower;
 use headwater_consensus::transport::{NodeRequest, NodeResponse};
 use headwater_proto::ErrorCode;
-use headwater_proto::types::{BrokerId, GroupId, LogIndex, ReplicaId};
+use headwater_proto::types::{BrokerId, GroupId, ReplicaId};
 use headwater_proto::v1::{self, SurveyReply, SurveyedReplica};
 
 use crate::cluster::{LocalGroup, group_name, read_group_name};
@@ -108,19 +109,26 @@ fn of_partition(partition: &Partition) -> SurveyedReplica {
 
 fn of_group(group: &dyn LocalGroup) -> SurveyedReplica {
     let (last, role) = (group.last(), group.role());
-    let lag = |(replica, matched): (ReplicaId, LogIndex)| v1::FollowerLag {
+    let lag = |(replica, follower): (ReplicaId, Follower)| v1::FollowerLag {
         replica_id: replica.get(),
-        entries: last.index.get().saturating_sub(matched.get()),
+        entries: last.index.get().saturating_sub(follower.matched.get()),
+        silent_ms: follower
+            .last_heard
+            .map(|heard| u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX)),
     };
-    let followers = group.followers().into_iter().map(|(replica, follower)| (replica, follower.matched));
+    let members = group.membership();
+    let config = |voters: &BTreeSet<ReplicaId>| v1::VoterSet {
+        replica_ids: voters.iter().copied().map(ReplicaId::get).collect(),
+    };
     SurveyedReplica {
         group: Some(group_name(group.id())),
         replica_id: group.replica_id().get(),
         last_term: last.term.get(),
         last_index: last.index.get(),
         leads_in: role.leads.map_or(0, |term| term.get()),
-        voters: group.membership().voters().into_iter().map(ReplicaId::get).collect(),
-        followers: followers.map(lag).collect(),
+        voters: members.voters().into_iter().map(ReplicaId::get).collect(),
+        configs: members.configs.iter().map(config).collect(),
+        followers: group.followers().into_iter().map(lag).collect(),
         ..SurveyedReplica::default()
     }
 }

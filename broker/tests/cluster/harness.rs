@@ -13,6 +13,7 @@ use headwater_proto::record::{Compression, Limits, RecordBatch, RecordBatchBuild
 use headwater_proto::types::{GroupId, PartitionId, TopicId};
 use headwater_proto::v1;
 use headwater_proto::v1::admin_client::AdminClient;
+use headwater_proto::v1::cluster_client::ClusterClient;
 use headwater_proto::v1::data_client::DataClient;
 use headwater_storage::disk::SimDisk;
 use tokio::runtime::Runtime;
@@ -129,6 +130,10 @@ impl Member {
 
     pub async fn admin(&self) -> AdminClient<Channel> {
         AdminClient::new(self.channel().await)
+    }
+
+    pub async fn cluster_admin(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel().await)
     }
 
     pub async fn data(&self) -> DataClient<Channel> {

@@ -6,3 +6,4 @@
 mod founding;
 mod harness;
 mod lifecycle;
+mod recovery;

@@ -96,9 +96,12 @@ impl MetadataState {
                 let complete = leaving.is_empty() || distinct == leaving;
                 complete.then_some(()).ok_or(MetadataError::NotAllThatLeave)
             }
-            Command::RecoverPartition { topic, partition, epoch, survivor, .. } => {
+            Command::RecoverPartition { topic, partition, epoch, survivor, others, .. } => {
                 let assigned = self.known_partition(*topic, *partition)?;
                 check_epoch(assigned, *epoch)?;
+                if !others.is_empty() {
+                    self.check_brokers(others, &Partition::default())?;
+                }
                 self.check_survivor(assigned, *survivor)
             }
         }

@@ -82,6 +82,8 @@ pub enum Command {
         survivor: Survivor,
         /// Higher than every term that a leader of the group was ever announced with.
         above: Term,
+        /// Brokers on which further replicas are built from the one that goes on.
+        others: Vec<BrokerId>,
     },
 }
 

@@ -63,8 +63,8 @@ impl MetadataState {
                 }
                 Effect::ReassignCompleted
             }
-            Command::RecoverPartition { topic, partition, survivor, above, .. } => {
-                self.recover(topic, partition, survivor, above)
+            Command::RecoverPartition { topic, partition, survivor, above, others, .. } => {
+                self.recover(topic, partition, survivor, above, &others)
             }
         }
     }
@@ -145,7 +145,14 @@ impl MetadataState {
         Effect::ReplicaRebuilt { replica }
     }
 
-    fn recover(&mut self, topic: TopicId, partition: PartitionId, survivor: Survivor, above: Term) -> Effect {
+    fn recover(
+        &mut self,
+        topic: TopicId,
+        partition: PartitionId,
+        survivor: Survivor,
+        above: Term,
+        others: &[BrokerId],
+    ) -> Effect {
         let Some(assigned) = self.partition(topic, partition) else { return Effect::None };
         let epoch = assigned.epoch.saturating_add(1);
         let replica = match survivor {
@@ -153,8 +160,11 @@ impl MetadataState {
             Survivor::Empty(broker) => Some(self.new_replica(broker)),
         };
         let Some(replica) = replica else { return Effect::None };
-        let recovered =
+        let mut recovered =
             Partition { epoch, recovered_above: Some(above), ..Partition::created(vec![replica]) };
+        // Whoever had a copy begins another one, under an id that never voted.
+        let others = others.iter().filter(|broker| **broker != replica.broker);
+        recovered.replicas.extend(others.map(|broker| self.new_replica(*broker)));
         self.replace(topic, partition, recovered);
         Effect::PartitionRecovered { replica }
     }

@@ -14,7 +14,7 @@ use headwater_proto::types::BrokerId;
 use thiserror::Error;
 
 pub use leaders::better_leader;
-pub use moves::{Move, alter_replication, leave, move_to, replace};
+pub use moves::{Move, alter_replication, leave, move_to, regrow, replace};
 pub use voters::{VOTERS_MAX, metadata_voters};
 
 use crate::metadata::{BrokerState, MetadataState, Topic};

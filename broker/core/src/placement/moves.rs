@@ -95,6 +95,20 @@ pub fn alter_replication(
     Ok(moves)
 }
 
+/// Where a partition that goes on with one replica grows back to so many: brokers that are alive first. Fewer, where
+/// there are too few brokers.
+#[must_use]
+pub fn regrow(topic: &Topic, pool: &Pool, survivor: BrokerId, replicas: usize) -> Vec<BrokerId> {
+    let of_topic = topic_load(topic);
+    let mut brokers = vec![survivor];
+    while brokers.len() < replicas
+        && let Ok(next) = pool.choose(&brokers, &of_topic, replicas)
+    {
+        brokers.push(next);
+    }
+    brokers.split_off(1)
+}
+
 impl Pool {
     fn ineligible(&self) -> BTreeSet<BrokerId> {
         let leaving = self.candidates.iter().filter(|(_, candidate)| !candidate.is_eligible());

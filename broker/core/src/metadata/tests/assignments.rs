@@ -175,12 +175,15 @@ fn a_recovered_partition_goes_on_with_what_survived() {
         epoch,
         survivor,
         above: Term(9),
+        others: vec![BrokerId(2), BrokerId(1)],
     };
     let by_leaving = Survivor::Replica(ReplicaId(1_000));
     assert!(apply(&mut state, &recover(0, by_leaving)).is_err());
     apply(&mut state, &recover(1, by_leaving)).unwrap();
     let recovered = assigned(&state);
-    assert_eq!((ids(&recovered.replicas), ids(&recovered.created_with)), (vec![1_000], vec![1_000]));
+    let new = recovered.replicas[1];
+    assert_eq!((ids(&recovered.replicas), ids(&recovered.created_with)), (vec![1_000, 1_004], vec![1_000]));
+    assert_eq!(new.broker, BrokerId(2), "and never the replica that it had");
     assert_eq!((ids(&recovered.leaving), recovered.recovered_above), (vec![], Some(Term(9))));
     apply(&mut state, &with_new_disk(1)).unwrap();
     assert!(apply(&mut state, &recover(2, by_leaving)).is_err(), "its disk is gone");

@@ -170,9 +170,10 @@ fn any_assignment_command() -> impl Strategy<Value = Command> {
             |((topic, partition), replica)| Command::RebuildReplica { topic, partition, replica }),
         2 => (any_group(), epoch.clone(), prop::collection::vec(any_replica(), 0..3)).prop_map(
             |((topic, partition), epoch, removed)| Command::CompleteReassign { topic, partition, epoch, removed }),
-        1 => (any_group(), epoch, survivor, 0_u64..9).prop_map(
-            |((topic, partition), epoch, survivor, above)| {
-                Command::RecoverPartition { topic, partition, epoch, survivor, above: Term(above) }
+        1 => (any_group(), epoch, survivor, 0_u64..9, prop::collection::vec(any_broker(), 0..3)).prop_map(
+            |((topic, partition), epoch, survivor, above, others)| {
+                let above = Term(above);
+                Command::RecoverPartition { topic, partition, epoch, survivor, above, others }
             }),
     ]
 }

@@ -149,6 +149,8 @@ struct RecoverPartition {
     above: u64,
     #[prost(oneof = "SurvivorRow", tags = "5, 6")]
     survivor: Option<SurvivorRow>,
+    #[prost(int32, repeated, tag = "7")]
+    others: Vec<i32>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -223,13 +225,14 @@ impl Body {
                     removed: removed.iter().map(|replica| replica.get()).collect(),
                 })
             }
-            Command::RecoverPartition { topic, partition, epoch, survivor, above } => {
+            Command::RecoverPartition { topic, partition, epoch, survivor, above, others } => {
                 Self::RecoverPartition(RecoverPartition {
                     topic: topic.0.to_vec(),
                     partition: partition.get(),
                     epoch: *epoch,
                     above: above.get(),
                     survivor: Some(SurvivorRow::of(survivor)),
+                    others: others.iter().map(|broker| broker.get()).collect(),
                 })
             }
         }
@@ -289,6 +292,7 @@ impl Body {
                 epoch: row.epoch,
                 survivor: row.survivor.ok_or_else(|| missing("survivor"))?.read(),
                 above: Term(row.above),
+                others: row.others.into_iter().map(BrokerId).collect(),
             },
         })
     }
