@@ -53,6 +53,18 @@ impl<M: Machine> Group<M> {
         }
     }
 
+    /// Stops the timers of a replica that knows of no leader, until it is woken or somebody is elected. `false`: it
+    /// leads or is led.
+    pub fn rest_without_leader(&self) -> bool {
+        let Some(raft) = self.raft.as_ref().filter(|_| self.leader().is_none()) else { return false };
+        let mut since = self.rest.since();
+        if since.is_none() {
+            raft.runtime_config().tick(false);
+            *since = Some(Instant::now());
+        }
+        true
+    }
+
     /// Stops the timers of a leader with nothing to do; `None`: it has, or does not lead.
     pub async fn fall_quiet(&self) -> Option<Quiet> {
         self.fall_quiet_without(&BTreeSet::new()).await
@@ -156,7 +168,9 @@ impl<M: Machine> Group<M> {
         let Some(at) = *since else { return };
         let late = at + 2 * self.settings.election_timeout_max;
         let stale = match kind {
-            RequestKind::LogEnds => true,
+            // Who votes for another must not campaign against it, with timers that ran out long ago. What the one
+            // who wins sends next ends the rest.
+            RequestKind::LogEnds | RequestKind::PreVote | RequestKind::Vote => true,
             RequestKind::Heartbeat => Instant::now() < late.max(at + Duration::from_secs(1)),
             _ => false,
         };

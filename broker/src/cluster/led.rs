@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 /// A follower that has not had everything for so long is not in sync (Kafka's `replica.lag.time.max.ms` is 30 s).
 pub const LAG_MAX: Duration = Duration::from_secs(10);
-/// A group that was woken, or whose leader is new, stays awake at least so long.
+/// A group that was woken stays awake at least so long.
 const AWAKE_MIN: Duration = Duration::from_secs(1);
 
 /// One look at a group that this broker leads.
@@ -53,8 +53,7 @@ pub struct Found {
 
 impl Led {
     pub fn new(term: Term, now: Instant) -> Self {
-        let not_before = now + AWAKE_MIN;
-        Self { term, end: LogIndex(0), since: now, fresh: true, caught_up: BTreeMap::new(), not_before }
+        Self { term, end: LogIndex(0), since: now, fresh: true, caught_up: BTreeMap::new(), not_before: now }
     }
 
     /// The group was woken: it is not to fall quiet again at once.
@@ -190,9 +189,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_new_leader_without_writes_rests_soon() {
         let mut sight = Sight::new();
-        assert!(!sight.at(0, 10, [10, 10]).1);
-        assert!(!sight.at(999, 10, [10, 10]).1);
-        assert!(sight.at(1_000, 10, [10, 10]).1);
+        assert!(!sight.at(0, 10, [10, 9]).1, "one lacks the first entry of the term");
+        assert!(sight.at(200, 10, [10, 10]).1);
         assert!(!sight.at(1_200, 11, [11, 11]).1, "from the first write on, it waits for silence");
         assert!(!sight.at(3_000, 11, [11, 11]).1);
     }

@@ -25,6 +25,7 @@ pub trait LocalGroup: Send + Sync + 'static {
     fn quiet(&self) -> bool;
     async fn fall_quiet(&self, dead: &BTreeSet<BrokerId>) -> Option<Quiet>;
     fn rest(&self, term: Term, last: LogId) -> bool;
+    fn rest_without_leader(&self) -> bool;
     async fn wake(&self);
     async fn campaign(&self);
     async fn transfer_leadership(&self, to: ReplicaId, within: Duration) -> Result<(), ConsensusError>;
@@ -74,6 +75,10 @@ impl<M: Machine> LocalGroup for Group<M> {
 
     fn rest(&self, term: Term, last: LogId) -> bool {
         self.rest(term, last)
+    }
+
+    fn rest_without_leader(&self) -> bool {
+        self.rest_without_leader()
     }
 
     async fn wake(&self) {

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use headwater_consensus::Role;
 use headwater_proto::types::{BrokerId, GroupId, Term};
 use headwater_proto::v1::{Ping, Pong};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -103,6 +103,8 @@ pub struct Cluster {
     news: Notify,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// Bounds the campaigns under way.
+    campaigns: Semaphore,
     started: Instant,
 }
 
@@ -132,6 +134,7 @@ impl Cluster {
             news: Notify::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            campaigns: Semaphore::new(rest::CAMPAIGNS_MAX),
             started: Instant::now(),
         })
     }

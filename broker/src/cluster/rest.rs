@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use headwater_consensus::Quiet;
 use headwater_proto::types::{BrokerId, GroupId};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::announce::Announcement;
@@ -26,8 +27,10 @@ use super::{Cluster, Inner};
 /// Groups that are woken together, and the pause until the next ones are.
 const WAKE_TOGETHER: usize = 20;
 const WAKE_PAUSE: Duration = Duration::from_millis(20);
-/// How much later than the first replica of a group the second one wakes to campaign, and so on.
-const TURN: Duration = Duration::from_millis(300);
+/// How much later than the first replica of a group the second one tries to be elected, and so on.
+const TURN: Duration = Duration::from_secs(3);
+/// A campaign counts as under way until its group rests again, but not for longer.
+const CAMPAIGN_MAX: Duration = Duration::from_secs(2);
 /// A leader that lives is about to send heartbeats: its followers need not hurry.
 const LEADER_LIVES: Duration = Duration::from_millis(200);
 /// A group that starts at rest is left alone so long: others may be about to say that they lead it.
@@ -36,6 +39,11 @@ const SETTLE: Duration = Duration::from_millis(400);
 const ACQUAINTED: Duration = Duration::from_secs(2);
 /// A group without a leader wakes after this even if the brokers of most voters are not heard from.
 const WAKE_ANYWAY: Duration = Duration::from_secs(15);
+/// Campaigns of this broker under way at the same time: groups that are awake cost more than those at rest, and too
+/// many of them keep one another from electing anybody.
+pub(super) const CAMPAIGNS_MAX: usize = 16;
+/// Whether a group that campaigned rests again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Groups that are put to rest at the same time.
 const FALL_TOGETHER: usize = 16;
 
@@ -52,12 +60,25 @@ impl Wake {
         Self { group: Arc::clone(group), after, campaigns: false }
     }
 
-    async fn wake(&self) {
-        match self.campaigns {
-            // Somebody else may have won meanwhile.
-            true if self.group.quiet() => self.group.campaign().await,
-            _ => self.group.wake().await,
+    /// Whether the group is still without a leader, and rests again.
+    async fn wake(&self, campaigns: &Semaphore) -> bool {
+        if !self.campaigns {
+            self.group.wake().await;
+            return false;
         }
+        // The semaphore is never closed.
+        let _few_at_a_time = campaigns.acquire().await;
+        if !self.group.quiet() {
+            // Somebody else was elected meanwhile.
+            return false;
+        }
+        self.group.campaign().await;
+        let rests_again = async {
+            while !self.group.quiet() {
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(CAMPAIGN_MAX, rests_again).await.is_err() && self.group.rest_without_leader()
     }
 }
 
@@ -224,13 +245,13 @@ impl Cluster {
             return None;
         }
         let turn = turn(self.own, group.as_ref(), |broker| view.liveness.alive(broker))?;
-        // Too few to elect anybody: the others are waited for, at rest.
-        if !turn.has_majority && since.elapsed() < WAKE_ANYWAY {
+        // Where too few live to elect anybody, the others are waited for, at rest.
+        let due = if turn.has_majority { TURN * turn.place } else { WAKE_ANYWAY };
+        if since.elapsed() < due {
             return None;
         }
         unsettled.remove(&id);
-        let campaigns = turn.place == 0 && turn.has_majority;
-        Some(Wake { campaigns, ..Wake::new(group, TURN * turn.place) })
+        Some(Wake { campaigns: true, ..Wake::new(group, Duration::ZERO) })
     }
 
     /// Groups that have waited long enough to hear of a leader, or for the brokers of most voters.
@@ -261,26 +282,39 @@ impl Cluster {
         if wakes.is_empty() {
             return;
         }
-        wakes.sort_by_key(|wake| wake.after);
+        wakes.sort_by_key(|wake| (wake.campaigns, wake.after));
         let cluster = Arc::clone(self);
         self.tasks.spawn(async move {
             tokio::select! {
-                () = wake_in_turn(wakes) => {}
+                () = cluster.wake_in_turn(wakes) => {}
                 () = cluster.stop.cancelled() => {}
             }
         });
     }
-}
 
-/// Expects them in the order in which they are due.
-async fn wake_in_turn(wakes: Vec<Wake>) {
-    let start = Instant::now();
-    let due_together = |one: &Wake, other: &Wake| one.after == other.after;
-    for same in wakes.chunk_by(due_together) {
-        sleep((start + same[0].after).saturating_duration_since(Instant::now())).await;
-        for some in same.chunks(WAKE_TOGETHER) {
-            stream::iter(some).for_each_concurrent(WAKE_TOGETHER, Wake::wake).await;
-            sleep(WAKE_PAUSE).await;
+    /// Expects them in the order in which they are due.
+    async fn wake_in_turn(&self, wakes: Vec<Wake>) {
+        let start = Instant::now();
+        let due_together =
+            |one: &Wake, other: &Wake| (one.after, one.campaigns) == (other.after, other.campaigns);
+        for same in wakes.chunk_by(due_together) {
+            sleep((start + same[0].after).saturating_duration_since(Instant::now())).await;
+            if same[0].campaigns {
+                // The semaphore paces them.
+                stream::iter(same).for_each_concurrent(CAMPAIGNS_MAX, |wake| self.campaign(wake)).await;
+                continue;
+            }
+            for some in same.chunks(WAKE_TOGETHER) {
+                stream::iter(some).for_each_concurrent(WAKE_TOGETHER, |wake| self.campaign(wake)).await;
+                sleep(WAKE_PAUSE).await;
+            }
+        }
+    }
+
+    /// One that was not elected is tried again later, by whoever's turn it is.
+    async fn campaign(&self, wake: &Wake) {
+        if wake.wake(&self.campaigns).await {
+            self.inner().unsettled.insert(wake.group.id(), Instant::now());
         }
     }
 }
