@@ -1,5 +1,7 @@
 //! What a harness that runs the broker in its own process may look at.
 
+use std::fmt::Debug;
+
 use headwater_consensus::{Group, Observation};
 use headwater_core::Machine;
 use headwater_proto::types::GroupId;
@@ -20,14 +22,14 @@ impl Node {
 
     /// What each replica built from the entries up to the one named: equal on all brokers.
     #[must_use]
-    pub fn states(&self) -> Vec<(GroupId, LogId, Vec<u8>)> {
+    pub fn states(&self) -> Vec<(GroupId, LogId, String)> {
         let partitions = self.registry().open_partitions();
         let metadata = state(self.controller().group());
         std::iter::once(metadata).chain(partitions.iter().map(|partition| state(partition.group()))).collect()
     }
 }
 
-fn state<M: Machine>(group: &Group<M>) -> (GroupId, LogId, Vec<u8>) {
-    let (applied, state) = group.encoded_state();
+fn state<M: Machine + Debug>(group: &Group<M>) -> (GroupId, LogId, String) {
+    let (applied, state) = group.shown_state();
     (group.id(), applied, state)
 }

@@ -1,6 +1,7 @@
 //! What a harness sees of a replica: enough to check Raft's promises from outside, and nothing to act with.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use headwater_core::Machine;
@@ -33,11 +34,14 @@ pub struct Observation {
 }
 
 impl<M: Machine> Group<M> {
-    /// The applied state, encoded, and the last entry that it holds: equal where replicas applied the same.
+    /// The applied state as text, and the last entry that it holds: equal where replicas applied the same.
     #[must_use]
-    pub fn encoded_state(&self) -> (LogId, Vec<u8>) {
+    pub fn shown_state(&self) -> (LogId, String)
+    where
+        M: fmt::Debug,
+    {
         let applied = self.state.applied();
-        (applied.log_id(), applied.machine.encode())
+        (applied.log_id(), format!("{:?}", applied.machine))
     }
 
     /// What this replica is at the moment.

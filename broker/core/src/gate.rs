@@ -244,6 +244,8 @@ impl Gate {
     fn verdict(&self, applied: &ProducerTable, batch: &ProducerBatch) -> Verdict<Original> {
         match self.tentative.get(&batch.id) {
             Some(tentative) => judge(tentative.window.as_ref(), batch),
+            // What a new leader is sent first are repeats of what the old one has not answered.
+            None if mutant::active(Mutant::ProducerWindowLostAtFailover) && self.is_fresh() => Verdict::Next,
             None => match applied.judge(batch) {
                 Verdict::Duplicate(offset) => Verdict::Duplicate(Original::Applied(offset)),
                 Verdict::Next => Verdict::Next,
@@ -253,6 +255,12 @@ impl Gate {
                 Verdict::OutOfOrder { expected } => Verdict::OutOfOrder { expected },
             },
         }
+    }
+
+    /// Whether the leadership has only begun.
+    const fn is_fresh(&self) -> bool {
+        const FIRST: u64 = 8;
+        self.session == 0 && self.next_n < FIRST
     }
 
     /// Counts a batch that was judged to be the next one as in flight.

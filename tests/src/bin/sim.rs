@@ -13,6 +13,9 @@ use clap::Parser;
 use headwater_core::mutant::Mutant;
 use headwater_tests::sim::alone;
 use headwater_tests::sim::cluster::{self, coverage::Coverage};
+use headwater_tests::sim::world::now_micros;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -86,13 +89,25 @@ fn main() -> Result<ExitCode> {
         power_cuts(&args, points)?
     } else {
         if args.logs {
+            let filter = tracing_subscriber::EnvFilter::from_default_env();
             tracing_subscriber::fmt()
-                .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+                .with_env_filter(filter)
+                .with_timer(SimulatedTime)
+                .with_ansi(false)
                 .init();
         }
         if args.alone || args.cut_after.is_some() { one_alone(&args)? } else { one(&args)? }
     };
     Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Log lines carry the time of the simulation.
+struct SimulatedTime;
+
+impl FormatTime for SimulatedTime {
+    fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
+        write!(w, "{:>10.6}", Duration::from_micros(now_micros()).as_secs_f64())
+    }
 }
 
 /// One run of a cluster.

@@ -45,6 +45,8 @@ pub struct Node {
 struct Machine {
     disk: Mutex<Arc<SimDisk>>,
     broker: Mutex<Option<Broker>>,
+    /// What it runs, from the moment that it is up; also while it stops.
+    node: Mutex<Option<Arc<BrokerNode>>>,
     on: AtomicBool,
     stop: watch::Sender<bool>,
     stopped: AtomicBool,
@@ -68,6 +70,7 @@ impl Node {
         let machine = Arc::new(Machine {
             disk: Mutex::new(Arc::new(disk)),
             broker: Mutex::default(),
+            node: Mutex::default(),
             on: AtomicBool::new(!spare),
             stop: watch::Sender::new(false),
             stopped: AtomicBool::new(false),
@@ -94,12 +97,21 @@ impl Node {
 
     /// The replicas that run here; `None` while no broker does.
     pub fn observe(&self) -> Option<Vec<Observation>> {
-        lock(&self.machine.broker).as_ref().and_then(|broker| Some(broker.node()?.observe()))
+        self.with_node(BrokerNode::observe)
     }
 
-    /// Runs `look` on the node of the running broker.
+    /// Whether something runs here that cannot be looked at: a broker that is about to come up.
+    pub fn is_hidden(&self) -> bool {
+        matches!(self.state, State::Up | State::Stopping { .. }) && self.with_node(|_| ()).is_none()
+    }
+
+    /// Runs `look` on what the broker runs.
     pub fn with_node<T>(&self, look: impl FnOnce(&BrokerNode) -> T) -> Option<T> {
-        lock(&self.machine.broker).as_ref().and_then(|broker| Some(look(&*broker.node()?)))
+        let mut node = lock(&self.machine.node);
+        if node.is_none() {
+            *node = lock(&self.machine.broker).as_ref().and_then(Broker::node);
+        }
+        node.as_deref().map(look)
     }
 
     /// Why the last start was refused.
@@ -118,6 +130,7 @@ impl Node {
     pub fn crash(&mut self, sim: &mut Sim<'_>, until: Duration) {
         sim.crash(self.name.as_str());
         lock(&self.machine.broker).take();
+        lock(&self.machine.node).take();
         self.state = State::Down { until };
     }
 

@@ -137,6 +137,22 @@ const MEMBERS: Profile = Profile {
     pounce: 0,
 };
 
+/// For bugs that let a replica vote that must not.
+const VOTES: Profile = Profile {
+    name: "votes",
+    kinds: &[
+        (Kind::LoseAndElect, 12),
+        (Kind::Transfer, 2),
+        (Kind::Crash, 2),
+        (Kind::Pause, 1),
+        (Kind::Delay, 1),
+        (Kind::Partition, 1),
+    ],
+    pause_ms: 1_500,
+    sync_ms: 1,
+    pounce: 0,
+};
+
 impl Profile {
     /// The mix of a seed: half of them get everything, the others a part of it, more often.
     #[must_use]
@@ -162,7 +178,7 @@ impl Profile {
             | Mutant::HighWatermarkBeforeOwnTerm
             | Mutant::RefusedThenAccepted => ELECTIONS,
             Mutant::SnapshotWithoutProducers => LAGGING,
-            Mutant::EmptiedDiskVotes | Mutant::CutReplicaVotes => DISKS,
+            Mutant::EmptiedDiskVotes | Mutant::CutReplicaVotes => VOTES,
         }
     }
 }

@@ -8,8 +8,19 @@ use headwater_proto::types::{LogIndex, ReplicaId, Term};
 use super::Report;
 use super::replica::ReplicaModel;
 
-/// What an entry is known by: its term and the checksum of its batch.
-pub type Fingerprint = (Term, u32);
+/// What an entry is known by: its term and the checksum of its batch, which a disk that has failed does not tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Fingerprint {
+    pub term: Term,
+    pub crc: Option<u32>,
+}
+
+impl Fingerprint {
+    /// Whether both may be of the same entry.
+    pub fn agrees(self, other: Self) -> bool {
+        self.term == other.term && (self.crc == other.crc || self.crc.is_none() || other.crc.is_none())
+    }
+}
 
 /// Entries by term and index: what was seen of each, in any log. Two logs with an equal pair hold the same there, and
 /// before.
@@ -51,6 +62,7 @@ impl GroupModel {
         for (_, seen) in replicas.iter().filter(|(_, seen)| seen.elected) {
             self.elected(seen, report);
         }
+        self.serves_all(replicas, report);
         self.remember_configs(replicas, report);
     }
 
@@ -70,8 +82,8 @@ impl GroupModel {
 
     pub fn digest(&self) -> u64 {
         let committed = self.committed.iter().flatten();
-        committed.fold(self.leaders.len() as u64, |digest, (term, crc)| {
-            digest.rotate_left(7) ^ term.get() ^ (u64::from(*crc) << 16)
+        committed.fold(self.leaders.len() as u64, |digest, entry| {
+            digest.rotate_left(7) ^ entry.term.get() ^ (u64::from(entry.crc.unwrap_or(0)) << 16)
         })
     }
 
@@ -90,13 +102,28 @@ impl GroupModel {
         // What a later leader may have committed since the last look is none of its business.
         let held = self.replicas.get(&seen.replica_id);
         let missing = self.committed.iter().enumerate().rev().find_map(|(position, entry)| {
-            let (index, (term, _)) = (LogIndex(position as u64 + 1), (*entry)?);
+            let (index, term) = (LogIndex(position as u64 + 1), (*entry)?.term);
             (term < seen.term).then(|| (index, held.is_some_and(|held| held.holds(index, term))))
         });
         if let Some((index, false)) = missing {
             let (replica, term) = (seen.replica_id, seen.term);
             report.violation(&format!(
                 "replica {replica} leads term {term} without the committed entry {index}"
+            ));
+        }
+    }
+
+    /// The newest leader, once it serves, has applied everything that was committed in earlier terms.
+    fn serves_all(&self, replicas: &[(i32, Observation)], report: &mut Report<'_>) {
+        let newest = replicas.iter().filter(|(_, seen)| seen.elected).max_by_key(|(_, seen)| seen.term);
+        let Some((_, seen)) = newest.filter(|(_, seen)| seen.leads == Some(seen.term)) else { return };
+        let earlier = |entry: &Option<Fingerprint>| entry.is_some_and(|entry| entry.term < seen.term);
+        let committed = self.committed.iter().rposition(earlier).map_or(0, |position| position as u64 + 1);
+        let applied = seen.progress.applied.index.get();
+        if applied < committed {
+            let (replica, term) = (seen.replica_id, seen.term);
+            report.violation(&format!(
+                "replica {replica} serves in term {term} with {applied} applied, and {committed} is committed"
             ));
         }
     }
@@ -110,7 +137,7 @@ impl GroupModel {
             let entry = model.fingerprint(LogIndex(index));
             let position = (index - 1) as usize;
             match (self.committed.get(position).copied().flatten(), entry) {
-                (Some(known), Some(entry)) if known != entry => {
+                (Some(known), Some(entry)) if !known.agrees(entry) => {
                     let replica = seen.replica_id;
                     report.violation(&format!(
                         "replica {replica} applied {entry:?} at {index}, another {known:?}"
@@ -122,7 +149,7 @@ impl GroupModel {
                         self.committed.resize(position + 1, None);
                     }
                     self.committed[position] = Some(entry);
-                    self.on_quorum(LogIndex(index), entry.0, seen, replicas, report);
+                    self.on_quorum(LogIndex(index), entry.term, seen, replicas, report);
                 }
             }
         }
@@ -142,7 +169,9 @@ impl GroupModel {
         report: &mut Report<'_>,
     ) {
         let durable = |replica: &ReplicaId| {
-            self.replicas.get(replica).is_some_and(|replica| replica.holds_durably(index, term))
+            self.replicas
+                .get(replica)
+                .is_some_and(|replica| replica.holds_durably(index, term) || report.is_hidden(replica.node))
         };
         let majority = |voters: &BTreeSet<ReplicaId>| {
             voters.iter().filter(|voter| durable(voter)).count() > voters.len() / 2

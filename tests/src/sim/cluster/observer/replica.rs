@@ -23,8 +23,9 @@ pub struct ReplicaModel {
     pub compared: u64,
     /// Its process has ended since the last look.
     restarted: bool,
-    /// Entries of it may be missing, by our doing.
+    /// Entries of it may be missing, by our doing, and it has told others of entries up to this one.
     excused: bool,
+    promised: LogIndex,
     torn: bool,
 }
 
@@ -39,7 +40,8 @@ impl ReplicaModel {
         report: &mut Report<'_>,
     ) {
         self.node = node;
-        if seen.down {
+        // What a damaged log says of itself is not to be relied on; a replica that was stopped holds what it held.
+        if seen.log.damage().is_some() {
             return;
         }
         let replica = seen.replica_id;
@@ -50,16 +52,16 @@ impl ReplicaModel {
         }
         self.torn = seen.torn;
         if self.restarted {
-            self.check_restart(replica, last, seen.term, committed, report);
+            self.check_restart(replica, last, (seen.term, seen.down), committed, report);
         }
-        if seen.term < self.term && !self.excused {
+        if seen.term < self.term && !self.excused && !seen.down {
             report
                 .violation(&format!("replica {replica} went back from term {} to {}", self.term, seen.term));
         }
         if seen.term > self.term {
             report.turned(node);
         }
-        self.term = seen.term;
+        self.term = self.term.max(seen.term);
         self.follow_log(replica, &seen.log, last, entries, report);
         let durable = bounds.durable_index.unwrap_or_default();
         self.durable = self.log_id(durable).or(bounds.purged).unwrap_or_default();
@@ -79,12 +81,13 @@ impl ReplicaModel {
 
     pub fn rotted(&mut self) {
         self.excused = true;
+        self.promised = self.promised.max(self.durable.index);
     }
 
     /// Whether its log holds that entry, or has held and purged it.
     pub fn holds(&self, index: LogIndex, term: Term) -> bool {
         match self.log.get(index.get() as usize - 1) {
-            Some(Some((held, _))) => *held == term,
+            Some(Some(held)) => held.term == term,
             // Purged entries were committed.
             Some(None) => true,
             None => false,
@@ -92,7 +95,7 @@ impl ReplicaModel {
     }
 
     pub fn holds_durably(&self, index: LogIndex, term: Term) -> bool {
-        index <= self.durable.index && self.holds(index, term)
+        (index <= self.durable.index && self.holds(index, term)) || (self.excused && index <= self.promised)
     }
 
     pub fn fingerprint(&self, index: LogIndex) -> Option<Fingerprint> {
@@ -100,7 +103,7 @@ impl ReplicaModel {
     }
 
     fn log_id(&self, index: LogIndex) -> Option<LogId> {
-        self.fingerprint(index).map(|(term, _)| LogId { term, index })
+        self.fingerprint(index).map(|entry| LogId { term: entry.term, index })
     }
 
     /// What was committed and on its disk is there after a restart, and so is its vote.
@@ -108,7 +111,7 @@ impl ReplicaModel {
         &mut self,
         replica: ReplicaId,
         last: LogId,
-        term: Term,
+        (term, down): (Term, bool),
         committed: &[Option<Fingerprint>],
         report: &mut Report<'_>,
     ) {
@@ -132,7 +135,8 @@ impl ReplicaModel {
     }
 
     fn holds_committed(&self, index: u64, committed: &[Option<Fingerprint>]) -> bool {
-        index > 0 && committed[index as usize - 1].is_some_and(|(term, _)| self.holds(LogIndex(index), term))
+        index > 0
+            && committed[index as usize - 1].is_some_and(|entry| self.holds(LogIndex(index), entry.term))
     }
 
     /// Brings our copy of its log up to date; what differs from the last look was truncated.
@@ -147,7 +151,7 @@ impl ReplicaModel {
         let first = log.bounds().first_index.get();
         let known = self.log.len() as u64;
         let mut agreed = known.min(last.index.get());
-        while agreed >= first && self.log[agreed as usize - 1] != fingerprint(log, LogIndex(agreed)) {
+        while agreed >= first && !self.agrees(log, LogIndex(agreed)) {
             agreed -= 1;
         }
         if agreed < known {
@@ -165,8 +169,8 @@ impl ReplicaModel {
         }
         for index in agreed + 1..=last.index.get() {
             let entry = (index >= first).then(|| fingerprint(log, LogIndex(index))).flatten();
-            if let Some((term, crc)) = entry {
-                let before = self.log.last().copied().flatten().map(|(term, _)| term);
+            if let Some(Fingerprint { term, crc: Some(crc) }) = entry {
+                let before = self.log.last().copied().flatten().map(|entry| entry.term);
                 if !entries.matches(LogIndex(index), term, crc, before) {
                     report.violation(&format!(
                         "replica {replica} differs from another log at {index} of term {term}, or before"
@@ -192,6 +196,12 @@ impl ReplicaModel {
         self.applied = applied;
     }
 
+    /// Whether the log still has what was seen at `index`.
+    fn agrees(&self, log: &Log, index: LogIndex) -> bool {
+        let seen = self.fingerprint(index);
+        seen.is_none_or(|seen| fingerprint(log, index).is_some_and(|now| now.agrees(seen)))
+    }
+
     fn count_segments(&mut self, log: &Log, report: &mut Report<'_>) {
         let segments = log.segments();
         let (Some(first), Some(newest)) = (segments.first(), segments.last()) else { return };
@@ -205,8 +215,9 @@ impl ReplicaModel {
     }
 }
 
-/// Term and checksum of an entry; `None` if it cannot be read.
+/// What is known of an entry of a log; `None` if there is no such entry.
 fn fingerprint(log: &Log, index: LogIndex) -> Option<Fingerprint> {
-    let (meta, batch) = log.batch(index).ok()??;
-    Some((meta.term, BatchHeader::read(&batch)?.crc))
+    let term = log.entry(index).ok()??.term;
+    let batch = log.batch(index).ok().flatten();
+    Some(Fingerprint { term, crc: batch.and_then(|(_, batch)| Some(BatchHeader::read(&batch)?.crc)) })
 }

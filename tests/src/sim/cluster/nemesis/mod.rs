@@ -1,0 +1,267 @@
+//! Breaks things while the load goes on, and mends them.
+//!
+//! Invariant: at most one disk at a time has lost what was durable on it; the next one waits until the cluster has made
+//! the loss good. So a majority of each partition's replicas keeps its disks, and nothing acknowledged may be lost.
+
+mod strike;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use headwater_broker::env::Entropy;
+use tokio::sync::mpsc;
+use turmoil::Sim;
+
+use super::coverage::Counters;
+use super::faults::Kind;
+use super::load::Order;
+use super::net::{Direction, FaultId, LATENCY_MAX, Mode, Net};
+use super::nodes::{Node, State};
+use super::observer::Observer;
+use super::profile::Profile;
+use super::rot::Rotten;
+use crate::sim::world::SimEntropy;
+
+/// Steps of the simulation between two looks at whether a lost disk was made good.
+const MENDED_EVERY: u64 = 250;
+
+/// Room of a disk that is not full.
+const ROOM_BYTES: u64 = 1 << 40;
+
+pub struct Nemesis {
+    entropy: SimEntropy,
+    profile: Profile,
+    /// When faults begin.
+    window: Range<Duration>,
+    next: Duration,
+    /// Kinds that have not come yet.
+    first: VecDeque<Kind>,
+    net: Net,
+    undo: Vec<(Duration, Undo)>,
+    suspect: Option<Suspect>,
+    orders: mpsc::UnboundedSender<Order>,
+    counters: Counters,
+    steps: u64,
+}
+
+/// What ends a fault, or goes on with it.
+enum Undo {
+    Heal(FaultId),
+    Flap {
+        directions: Vec<Direction>,
+        on: Option<FaultId>,
+        until: Duration,
+    },
+    Latency(Vec<(String, String)>),
+    Loss(Vec<(String, String)>),
+    Stall(i32),
+    Full(i32),
+    PowerCut(i32),
+    /// The second half of [`Kind::LoseAndElect`].
+    Strike {
+        isolated: FaultId,
+        loses: i32,
+        leaves: i32,
+    },
+    Undrain(i32),
+}
+
+/// A disk that lost something.
+enum Suspect {
+    Entry(i32, Rotten),
+    Disk,
+}
+
+impl Nemesis {
+    pub fn new(
+        seed: u64,
+        profile: Profile,
+        window: Range<Duration>,
+        orders: mpsc::UnboundedSender<Order>,
+        counters: Counters,
+    ) -> Self {
+        let entropy = SimEntropy::new(seed ^ 0xfa17);
+        let mut first: Vec<Kind> = profile.kinds.iter().map(|(kind, _)| *kind).collect();
+        for last in (1..first.len()).rev() {
+            first.swap(last, entropy.below(last as u64 + 1) as usize);
+        }
+        Self {
+            entropy,
+            profile,
+            next: window.start,
+            window,
+            first: first.into(),
+            net: Net::default(),
+            undo: Vec::new(),
+            suspect: None,
+            orders,
+            counters,
+            steps: 0,
+        }
+    }
+
+    /// Before each step of the simulation.
+    pub fn step(&mut self, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) {
+        let now = sim.elapsed();
+        self.steps += 1;
+        self.mend(sim, nodes, observer);
+        self.lives(sim, nodes, observer);
+        if self.suspect.is_some() && self.steps.is_multiple_of(MENDED_EVERY) {
+            self.check_mended(nodes, observer);
+        }
+        if !self.window.contains(&now) {
+            return;
+        }
+        self.pounce(sim, nodes, observer);
+        if now >= self.next {
+            self.next = now + self.about(self.profile.pause_ms);
+            if let Some(kind) = self.choose() {
+                self.strike(kind, sim, nodes, observer);
+            }
+        }
+    }
+
+    /// Whether everything runs and nothing is broken any more.
+    pub fn is_over(&self, now: Duration, nodes: &[Node]) -> bool {
+        let running = |node: &Node| matches!(node.state, State::Up | State::Spare) && !node.disk().is_dead();
+        now >= self.window.end && self.undo.is_empty() && nodes.iter().all(running)
+    }
+
+    /// Between a half and one and a half of it.
+    fn about(&self, mean_ms: u64) -> Duration {
+        Duration::from_millis(mean_ms / 2 + self.entropy.below(mean_ms.max(1)))
+    }
+
+    fn choose(&mut self) -> Option<Kind> {
+        if let Some(position) = self.first.iter().position(|kind| self.may(*kind)) {
+            return self.first.remove(position);
+        }
+        let kinds = || self.profile.kinds.iter().filter(|(kind, _)| self.may(*kind));
+        let mut draw = self.entropy.below(kinds().map(|(_, weight)| weight).sum());
+        kinds().find_map(|(kind, weight)| {
+            let chosen = draw < *weight;
+            draw = draw.saturating_sub(*weight);
+            chosen.then_some(*kind)
+        })
+    }
+
+    fn may(&self, kind: Kind) -> bool {
+        !kind.destroys() || self.suspect.is_none()
+    }
+
+    /// A random broker that runs.
+    fn victim(&self, nodes: &[Node]) -> Option<usize> {
+        let up: Vec<_> = (0..nodes.len()).filter(|n| nodes[*n].state == State::Up).collect();
+        (!up.is_empty()).then(|| up[self.entropy.below(up.len() as u64) as usize])
+    }
+
+    /// Crashes a broker at the moment that hurts: when it has just voted or cut its log.
+    fn pounce(&mut self, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) {
+        for id in observer.take_turned() {
+            let up = |node: &Node| node.id == id && node.state == State::Up;
+            if self.entropy.below(100) < self.profile.pounce
+                && let Some(victim) = nodes.iter().position(up)
+            {
+                let pause = Duration::from_millis(1 + self.entropy.below(300));
+                self.break_down_for(victim, self.entropy.below(2) == 0, pause, sim, nodes, observer);
+                self.counters.count(Kind::Crash.name());
+            }
+        }
+    }
+
+    /// Brings brokers back, and ends those whose disk died.
+    fn lives(&mut self, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) {
+        let now = sim.elapsed();
+        for position in 0..nodes.len() {
+            match nodes[position].state {
+                State::Up | State::Stopping { .. } if nodes[position].disk().is_dead() => {
+                    let pause = self.about(600);
+                    self.break_down_for(position, true, pause, sim, nodes, observer);
+                }
+                State::Stopping { pause } if nodes[position].has_stopped() => {
+                    observer.look(nodes, now);
+                    let node = &mut nodes[position];
+                    node.crash(sim, now + pause);
+                    observer.ended(node.id);
+                    node.disk().kill_process();
+                }
+                State::Down { until } if now >= until => nodes[position].start(sim),
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends the faults whose time is over.
+    fn mend(&mut self, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) {
+        let now = sim.elapsed();
+        if self.undo.iter().all(|(due, _)| now < *due) {
+            return;
+        }
+        let (due, rest) = std::mem::take(&mut self.undo).into_iter().partition(|(due, _)| now >= *due);
+        self.undo = rest;
+        for (_, undo) in due {
+            self.end(undo, sim, nodes, observer);
+        }
+    }
+
+    fn end(&mut self, undo: Undo, sim: &mut Sim<'_>, nodes: &mut [Node], observer: &mut Observer) {
+        let now = sim.elapsed();
+        let node = |id: i32| nodes.iter().find(|node| node.id == id);
+        match undo {
+            Undo::Heal(fault) => self.net.end(sim, fault),
+            Undo::Flap { on: Some(fault), directions, until } => {
+                self.net.end(sim, fault);
+                if now < until {
+                    self.undo.push((now + self.about(250), Undo::Flap { directions, on: None, until }));
+                }
+            }
+            Undo::Flap { on: None, directions, until } => {
+                let on = Some(self.net.begin(sim, directions.clone(), Mode::Drop));
+                self.undo.push((now + self.about(250), Undo::Flap { directions, on, until }));
+            }
+            Undo::Latency(links) => {
+                for (a, b) in links {
+                    sim.set_link_max_message_latency(a.as_str(), b.as_str(), LATENCY_MAX);
+                }
+            }
+            Undo::Loss(links) => {
+                for (a, b) in links {
+                    sim.set_link_fail_rate(a.as_str(), b.as_str(), 0.0);
+                }
+            }
+            Undo::Stall(id) => node(id).into_iter().for_each(|node| node.disk().stall_syncs(None)),
+            Undo::Full(id) => node(id).into_iter().for_each(|node| node.disk().set_free_bytes(ROOM_BYTES)),
+            Undo::PowerCut(id) => {
+                let up = |node: &Node| node.id == id && node.state == State::Up;
+                if let Some(victim) = nodes.iter().position(up) {
+                    let pause = self.about(500);
+                    self.break_down_for(victim, true, pause, sim, nodes, observer);
+                }
+            }
+            Undo::Strike { isolated, loses, leaves } => {
+                self.second_half((loses, leaves), sim, nodes, observer);
+                self.net.end(sim, isolated);
+            }
+            Undo::Undrain(broker) => {
+                // The clients end with the simulation.
+                let _ = self.orders.send(Order::Drain { broker, undo: true });
+            }
+        }
+    }
+
+    fn check_mended(&mut self, nodes: &[Node], observer: &Observer) {
+        let gone = match &self.suspect {
+            Some(Suspect::Entry(id, rotten)) => {
+                let node = nodes.iter().find(|node| node.id == *id);
+                node.is_some_and(|node| rotten.is_gone(observer.replica_at(*id, rotten.group), node))
+            }
+            // A strike that is still to come keeps its claim.
+            Some(Suspect::Disk) => !self.undo.iter().any(|(_, undo)| matches!(undo, Undo::Strike { .. })),
+            None => return,
+        };
+        if gone && observer.whole(nodes).is_ok() {
+            self.suspect = None;
+        }
+    }
+}
