@@ -30,10 +30,13 @@ impl Node {
         })
     }
 
-    /// Who leads a partition, if that is known.
+    /// Who leads a partition, if that is known; else one that rests without a leader is woken.
     pub fn leader_hint(&self, topic: &str, partition: i32) -> Option<LeaderHint> {
         let (group, _) = self.assignment(topic, partition)?;
-        let leader = self.cluster().leader(group)?;
+        let Some(leader) = self.cluster().leader(group) else {
+            self.cluster().want_leader(group);
+            return None;
+        };
         let address = self
             .controller()
             .with_state(|state| state.broker(leader.broker).map(|broker| broker.grpc_address.clone()))?;

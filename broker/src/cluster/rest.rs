@@ -41,7 +41,7 @@ const ACQUAINTED: Duration = Duration::from_secs(2);
 const WAKE_ANYWAY: Duration = Duration::from_secs(15);
 /// Campaigns of this broker under way at the same time: groups that are awake cost more than those at rest, and too
 /// many of them keep one another from electing anybody.
-pub(super) const CAMPAIGNS_MAX: usize = 16;
+pub(super) const CAMPAIGNS_MAX: usize = 48;
 /// Whether a group that campaigned rests again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Groups that are put to rest at the same time.
@@ -275,6 +275,18 @@ impl Cluster {
         }
         let Inner { groups, restless, .. } = &mut *inner;
         restless.retain(|id| groups.contains_key(id));
+    }
+
+    /// Somebody asks for the leader of a group that has none: its replica here does not wait for its turn.
+    pub fn want_leader(self: &Arc<Self>, id: GroupId) {
+        let group = {
+            let inner = self.inner();
+            let led = inner.view.leaders.leader(id).is_some();
+            inner.groups.get(&id).filter(|_| !led).map(|enlisted| Arc::clone(&enlisted.group))
+        };
+        if let Some(group) = group.filter(|group| group.quiet()) {
+            self.tasks.spawn(async move { group.campaign().await });
+        }
     }
 
     /// Wakes groups, few at a time.

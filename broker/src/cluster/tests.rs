@@ -406,3 +406,17 @@ async fn groups_that_start_at_rest_wake_in_turn_once_most_voters_are_there() {
     ms(2_000).await;
     assert!(!three.is_quiet(), "it does not wait for ever");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_a_leader_does_not_wait_for_its_turn() {
+    let (net, clusters, groups) = three(1).await;
+    groups[0][0].lead(Some(2));
+    ms(7_000).await;
+    net.kill(1).await;
+    ms(1_000).await;
+    assert!(groups[2][0].is_quiet(), "its turn is later");
+    clusters[2].want_leader(group_id(0));
+    ms(1).await;
+    assert!(!groups[2][0].is_quiet());
+    assert!(groups[1][0].wakes.load(Ordering::SeqCst) > 0, "the first in turn");
+}
