@@ -8,14 +8,14 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use headwater_client::{Client, ClientConfig, NewTopic, ProducerConfig};
 use headwater_tests::chaos::disk::SmallDisk;
-use headwater_tests::chaos::faults::Faults;
+use headwater_tests::chaos::faults::{Fault, Faults};
 use headwater_tests::chaos::links::{Links, own_ip};
 use headwater_tests::history::Recorder;
 use headwater_tests::local_cluster::{LocalCluster, Node};
@@ -33,6 +33,9 @@ struct Args {
     minutes: f64,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Only these, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Fault>,
     /// Keep the data and the logs of the brokers.
     #[arg(long)]
     keep: bool,
@@ -58,14 +61,13 @@ async fn run(args: Args) -> Result<ExitCode> {
     dir.disable_cleanup(args.keep);
     println!("seed {}; brokers under {}", args.seed, dir.path().display());
     let links = Links::new(args.seed);
-    let small_disk = SmallDisk::mount(&dir.path().join("small"), SMALL_DISK_MIB)?;
+    let small_disk = SmallDisk::mount(&data_dir(dir.path(), BROKERS), SMALL_DISK_MIB)?;
     if small_disk.is_none() {
         println!("no full disk: this process may not mount a file system");
     }
     let mut nodes = Vec::new();
     for id in 1..=BROKERS {
-        let small = small_disk.as_ref().filter(|_| id == BROKERS);
-        nodes.push(node(id, small.map_or(dir.path(), SmallDisk::path), &links).await?);
+        nodes.push(node(id, dir.path(), &links).await?);
     }
     let cluster = tokio::task::block_in_place(|| LocalCluster::start_nodes(nodes))?;
     let bootstrap = cluster.bootstrap();
@@ -94,7 +96,7 @@ async fn run(args: Args) -> Result<ExitCode> {
 
     let end = Instant::now() + Duration::from_secs_f64(args.minutes * 60.0);
     while Instant::now() < end {
-        let fault = faults.draw();
+        let fault = faults.draw(&args.only);
         let begun = Instant::now();
         faults.run(fault).await?;
         let mended = Instant::now();
@@ -129,14 +131,17 @@ async fn run(args: Args) -> Result<ExitCode> {
 
 /// A broker that its peers reach through the links, and that they know by its own address.
 async fn node(id: usize, dir: &Path, links: &Links) -> Result<Node> {
-    let data_dir = dir.join(format!("node-{id}"));
     let mut addresses = Addresses::free()?;
     addresses.peer = SocketAddr::new(own_ip(id), addresses.peer.port());
     let advertised_peer = links.open(id, addresses.peer).await?;
     let config = dir.join(format!("node-{id}.toml"));
     std::fs::write(&config, format!("peer_advertised_addr = \"{advertised_peer}\"\n"))?;
     let flags = vec!["--config".to_owned(), config.display().to_string()];
-    Ok(Node { data_dir, addresses, advertised_peer, flags })
+    Ok(Node { data_dir: data_dir(dir, id), addresses, advertised_peer, flags })
+}
+
+fn data_dir(dir: &Path, id: usize) -> PathBuf {
+    dir.join(format!("node-{id}"))
 }
 
 async fn connect(bootstrap: &str) -> Result<Client> {

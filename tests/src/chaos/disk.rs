@@ -20,11 +20,6 @@ impl SmallDisk {
         Ok(mounted.is_ok_and(|output| output.status.success()).then(|| Self { path: path.to_owned() }))
     }
 
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Takes all space that is left.
     pub fn fill(&self) -> io::Result<()> {
         const STEP_BYTES: usize = 1 << 20;

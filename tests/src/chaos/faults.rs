@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use rustix::process::Signal;
 
 use super::disk::SmallDisk;
@@ -12,7 +13,7 @@ use crate::local_cluster::LocalCluster;
 use crate::sim::world::SimEntropy;
 
 /// What can go wrong with the brokers of a cluster, their links and their disks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
     Kill,
     KillMajority,
@@ -28,23 +29,6 @@ pub enum Fault {
     FullDisk,
 }
 
-impl Fault {
-    pub const ALL: [Self; 12] = [
-        Self::Kill,
-        Self::KillMajority,
-        Self::KillAll,
-        Self::Restart,
-        Self::Pause,
-        Self::Isolate,
-        Self::OneWay,
-        Self::Flapping,
-        Self::Cut,
-        Self::Slow,
-        Self::Lossy,
-        Self::FullDisk,
-    ];
-}
-
 /// Breaks a cluster and mends it again.
 pub struct Faults {
     pub cluster: LocalCluster,
@@ -57,11 +41,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// The next fault, each as likely as another.
-    pub fn draw(&self) -> Fault {
+    /// The next fault, each as likely as another; of `only` these, where there are any.
+    pub fn draw(&self, only: &[Fault]) -> Fault {
+        let faults = if only.is_empty() { Fault::value_variants() } else { only };
         loop {
-            let fault = Fault::ALL[self.entropy.below(Fault::ALL.len() as u64) as usize];
-            if fault != Fault::FullDisk || self.small_disk.is_some() {
+            let fault = faults[self.entropy.below(faults.len() as u64) as usize];
+            if fault != Fault::FullDisk || self.small_disk.is_some() || !only.is_empty() {
                 return fault;
             }
         }
