@@ -14,7 +14,7 @@ use headwater_proto::v1;
 use headwater_storage::data_dir::DataDir;
 use tokio::sync::watch;
 
-use crate::controller::{Entrance, Identity, Peers};
+use crate::controller::{Entrance, Identity, IdentityError, KnownBrokers, Peers, rejoin, seeds};
 use crate::node::NodeError;
 use crate::server::{Advertised, NodeContext};
 
@@ -42,6 +42,8 @@ pub enum Beginning {
     Member(Identity),
     /// It has to ask others first.
     Stranger,
+    /// It is one, and needs another replica of the metadata group.
+    Returning(Identity),
 }
 
 impl Host {
@@ -70,8 +72,12 @@ impl Host {
     pub async fn begin(&self) -> Result<Beginning, NodeError> {
         let (config, env) = (&self.context.config, &self.context.env);
         let broker_id = BrokerId(config.broker.node_id);
+        rejoin::finish(&self.data_dir).await.map_err(IdentityError::from)?;
         if let Some(identity) = Identity::read(&self.data_dir, broker_id)? {
-            return Ok(Beginning::Member(identity));
+            return Ok(match rejoin::is_due(&self.data_dir) {
+                true => Beginning::Returning(identity),
+                false => Beginning::Member(identity),
+            });
         }
         if !config.cluster.nodes.0.is_empty() || !config.cluster.join.0.is_empty() {
             return Ok(Beginning::Stranger);
@@ -87,6 +93,23 @@ impl Host {
     /// No cluster can be entered as things are configured, or it refuses this broker.
     pub async fn enter(&self) -> Result<Identity, NodeError> {
         Ok(Entrance { host: self, introduction: self.introduction() }.enter().await?)
+    }
+
+    /// Has the cluster give this broker another replica of the metadata group, however long that takes.
+    ///
+    /// # Errors
+    /// The cluster refuses this broker.
+    pub async fn rejoin(&self, identity: &Identity) -> Result<Identity, NodeError> {
+        Ok(Entrance { host: self, introduction: self.introduction() }.rejoin(identity).await?)
+    }
+
+    /// Whether there may be others that hold the metadata too.
+    pub fn has_others(&self, identity: &Identity) -> bool {
+        let is_other = |broker: &BrokerId| *broker != identity.broker_id;
+        let founders = identity.founders.values().map(|founder| founder.broker_id);
+        let known = KnownBrokers::read(&self.data_dir).addresses();
+        !seeds(&self.context.config.cluster, identity.broker_id).is_empty()
+            || founders.chain(known.into_keys()).any(|broker| is_other(&broker))
     }
 
     /// This broker as metadata shows it.
@@ -116,6 +139,7 @@ impl Host {
             rack: broker.rack.clone(),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_id: bytes::Bytes::new(),
+            lost_replica: 0,
         }
     }
 

@@ -25,7 +25,9 @@ mod server;
 mod steward;
 pub mod telemetry;
 
-pub use controller::{EntranceError, IdentityError};
+pub use controller::{
+    EntranceError, IdentityError, MetadataOutlook, MetadataRecoveryError, recover_metadata,
+};
 pub use env::Env;
 pub use headwater_consensus::Observation;
 pub use limits::{MemoryPermit, MessageMemory};

@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream;
 use headwater_consensus::Group;
 use headwater_consensus::Health;
 use headwater_core::Machine;
-use headwater_proto::types::{BrokerId, ClusterId, ReplicaId};
+use headwater_proto::types::{BrokerId, ClusterId, ReplicaId, Term};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cluster::LocalGroup;
-use crate::controller::{EntranceError, cluster_of, probe_request, seeds};
+use crate::controller::rejoin::{self, Word};
+use crate::controller::{EntranceError, IdentityError, cluster_of, probe_request, recovered_above, seeds};
 use crate::error::RequestError;
 use crate::node::{Node, NodeError};
 use crate::operations::watch_disk;
@@ -30,8 +33,10 @@ const CATCH_UP_WITHIN: Duration = Duration::from_secs(5);
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How long a broker may take to say who it is.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-/// Between two rounds of asking the brokers of the configuration, while nobody leads the metadata.
+/// Between two rounds of asking the other brokers whether this one belongs to them, while nobody leads the metadata,
+/// and later.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
+const LOOK_AROUND_AFTER: Duration = Duration::from_secs(10);
 /// Groups handed over at the same time.
 const HAND_OVER_AT_A_TIME: usize = 32;
 /// One group.
@@ -40,6 +45,7 @@ const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
 /// Opens what can be opened, and leaves what needs other brokers to the background.
 pub async fn bring_up(node: &Arc<Node>) -> Result<(), NodeError> {
     let group = node.controller().group();
+    let looked_around = watch::Sender::new(false);
     if is_sole_voter(group) || group.health() != Health::Running {
         group.wait_leader().await?;
         become_current(node).await?;
@@ -47,9 +53,9 @@ pub async fn bring_up(node: &Arc<Node>) -> Result<(), NodeError> {
         node.host().wait_for("waiting for the brokers that hold the metadata to elect a leader");
         node.cluster().hold_elections(true);
         node.registry().follow(group, false).await;
-        node.tasks().spawn(catch_up(Arc::clone(node)));
-        node.tasks().spawn(look_around(Arc::clone(node)));
+        node.tasks().spawn(catch_up(Arc::clone(node), looked_around.subscribe()));
     }
+    node.tasks().spawn(look_around(Arc::clone(node), looked_around));
     learn_brokers(node).await;
     node.cluster().enlist(Arc::clone(node.controller().group()) as Arc<dyn LocalGroup>);
     node.cluster().start();
@@ -71,6 +77,7 @@ fn is_sole_voter<M: Machine>(group: &Group<M>) -> bool {
 async fn become_current(node: &Arc<Node>) -> Result<(), NodeError> {
     let controller = node.controller();
     controller.register(node.host().broker()).await.map_err(NodeError::Register)?;
+    controller.settle_recovery(node.data_dir()).await.map_err(NodeError::Register)?;
     node.registry().delete_leftovers(controller.group()).await.map_err(NodeError::Leftovers)?;
     controller.set_current();
     node.registry().follow(controller.group(), true).await;
@@ -79,9 +86,11 @@ async fn become_current(node: &Arc<Node>) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// Waits for a leader of the metadata, until there is one.
-async fn catch_up(node: Arc<Node>) {
+/// Waits for a leader of the metadata, until there is one. The others are asked first whether this broker's replica was
+/// given up: leaders of what was given up may elect one another.
+async fn catch_up(node: Arc<Node>, mut looked_around: watch::Receiver<bool>) {
     let attempts = async {
+        let _ = looked_around.wait_for(|looked| *looked).await;
         loop {
             let error = match node.controller().catch_up(CATCH_UP_WITHIN).await {
                 Ok(()) => match become_current(&node).await {
@@ -110,39 +119,63 @@ fn is_final(error: &RequestError) -> bool {
     !code.is_retriable() && matches!(error, RequestError::Metadata(_) | RequestError::Elsewhere { .. })
 }
 
-/// While this broker hears of no leader: asks the brokers of its configuration whether it belongs to them at all.
-async fn look_around(node: Arc<Node>) {
-    let (own, cluster_id) = (node.controller().broker_id(), node.controller().cluster_id());
-    let mut current = node.controller().current();
+/// Asks the brokers of the configuration, and those that were known last, whether this broker belongs to them still.
+async fn look_around(node: Arc<Node>, looked_around: watch::Sender<bool>) {
     loop {
+        let is_current = *node.controller().current().borrow();
+        let stop = node.stop().clone();
+        let found = tokio::select! {
+            found = objection(&node, is_current) => found,
+            () = stop.cancelled() => return,
+        };
+        if let Some(error) = found {
+            return node.host().fail(error);
+        }
+        looked_around.send_replace(true);
+        let pause = if is_current { LOOK_AROUND_AFTER } else { ASK_AGAIN_AFTER };
         tokio::select! {
-            _ = current.wait_for(|current| *current) => return,
-            () = node.stop().cancelled() => return,
-            () = tokio::time::sleep(ASK_AGAIN_AFTER) => {}
-        }
-        let request = probe_request(node.transport(), node.data_dir().incarnation(), Some(cluster_id));
-        let mut others = BTreeMap::new();
-        let known = node.known().addresses().into_iter().map(|(id, address)| (Some(id), address));
-        let mut asked = seeds(&node.config().cluster, own);
-        let listed = asked.len();
-        asked.extend(known);
-        for (place, (_, address)) in asked.into_iter().enumerate() {
-            let Ok(answer) = node.transport().probe(&address, request.clone(), ANSWER_WITHIN).await else {
-                continue;
-            };
-            let found = cluster_of(&answer);
-            if found == Some(cluster_id) && !answer.refused.is_empty() {
-                return node.host().fail(EntranceError::Refused(answer.refused).into());
-            }
-            if place < listed {
-                others.insert(BrokerId(answer.broker_id), found);
-            }
-        }
-        if let Some(other) = elsewhere(cluster_id, listed, &others) {
-            let own = cluster_id;
-            return node.host().fail(EntranceError::OtherCluster { own, other }.into());
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Why this broker must not go on, as the others see it.
+async fn objection(node: &Node, is_current: bool) -> Option<NodeError> {
+    let (own, cluster_id) = (node.controller().broker_id(), node.controller().cluster_id());
+    let request = probe_request(node.transport(), node.data_dir().incarnation(), Some(cluster_id));
+    let mut asked = seeds(&node.config().cluster, own);
+    let listed = asked.len();
+    asked.extend(node.known().addresses().into_iter().map(|(id, address)| (Some(id), address)));
+    let ask = |(_, address): (Option<BrokerId>, String)| {
+        let request = request.clone();
+        async move { node.transport().probe(&address, request, ANSWER_WITHIN).await }
+    };
+    let answers = join_all(asked.into_iter().map(ask)).await;
+    let mut others = BTreeMap::new();
+    for (place, answer) in answers.into_iter().enumerate() {
+        let Ok(answer) = answer else { continue };
+        let found = cluster_of(&answer);
+        if found == Some(cluster_id) && !answer.refused.is_empty() {
+            return Some(EntranceError::Refused(answer.refused).into());
+        }
+        let group = node.controller().group();
+        let word = Word {
+            recovered_above: Term(answer.metadata_recovered_above),
+            yours: (answer.your_replica != 0).then_some(ReplicaId(answer.your_replica)),
+        };
+        if found == Some(cluster_id) && word.gives_up(group.replica_id(), recovered_above(group)) {
+            let noted = rejoin::note_useless(node.data_dir()).await;
+            return Some(
+                noted.map_or_else(|error| IdentityError::from(error).into(), |()| NodeError::GivenUp),
+            );
+        }
+        if place < listed {
+            others.insert(BrokerId(answer.broker_id), found);
+        }
+    }
+    let other = elsewhere(cluster_id, listed, &others).filter(|_| !is_current)?;
+    Some(EntranceError::OtherCluster { own: cluster_id, other }.into())
 }
 
 /// The cluster that all brokers of the configuration are in, where that is not this broker's.

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use clap::Parser;
 use headwater_broker::config::{Cli, Config, Effective};
 use headwater_broker::env::{OsEntropy, SystemClock, TcpNetwork};
-use headwater_broker::{Broker, EntranceError, Env, IdentityError, NodeError, StartError, telemetry};
+use headwater_broker::{
+    Broker, EntranceError, Env, IdentityError, MetadataRecoveryError, NodeError, StartError,
+    recover_metadata, telemetry,
+};
 use headwater_storage::data_dir::OpenError;
 use headwater_storage::disk::RealDisk;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         runtime.worker_threads(effective.config.broker.worker_threads);
     }
     match runtime.enable_all().build() {
+        Ok(runtime) if cli.recover_metadata => runtime.block_on(recover(&effective.config, cli.accept_loss)),
         Ok(runtime) => runtime.block_on(run(effective.config)),
         Err(error) => fail(&format!("cannot start the runtime: {error}"), 1),
     }
@@ -58,14 +62,9 @@ async fn run(config: Config) -> ExitCode {
     let [Ok(mut terminate), Ok(mut interrupt)] = signals else {
         return fail(&"cannot listen for signals", 1);
     };
-    let env = match OsEntropy::new() {
-        Ok(entropy) => Env {
-            disk: Arc::new(RealDisk::new()),
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(entropy),
-            network: Arc::new(TcpNetwork::from_listener(config.broker.peer_addr)),
-        },
-        Err(error) => return fail(&format!("the operating system gives no randomness: {error}"), 1),
+    let env = match environment(&config) {
+        Ok(env) => env,
+        Err(code) => return code,
     };
     let mut stopped = async || {
         tokio::select! {
@@ -94,6 +93,31 @@ async fn run(config: Config) -> ExitCode {
     }
 }
 
+fn environment(config: &Config) -> Result<Env, ExitCode> {
+    match OsEntropy::new() {
+        Ok(entropy) => Ok(Env {
+            disk: Arc::new(RealDisk::new()),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(entropy),
+            network: Arc::new(TcpNetwork::from_listener(config.broker.peer_addr)),
+        }),
+        Err(error) => Err(fail(&format!("the operating system gives no randomness: {error}"), 1)),
+    }
+}
+
+/// Goes on with what this directory holds of the cluster's metadata, and says what that means.
+async fn recover(config: &Config, accept_loss: bool) -> ExitCode {
+    let env = match environment(config) {
+        Ok(env) => env,
+        Err(code) => return code,
+    };
+    match recover_metadata(config, &env, accept_loss).await {
+        Ok(outlook) => print(&format!("{outlook}\n")),
+        Err(MetadataRecoveryError::Node(error)) => fail(&error, exit_code_of(&error)),
+        Err(error) => fail(&error, 1),
+    }
+}
+
 /// See `--help`.
 fn exit_code(error: &StartError) -> u8 {
     match error {
@@ -112,8 +136,11 @@ fn exit_code_of(error: &NodeError) -> u8 {
             IdentityError::Journal(_) => 6,
         },
         NodeError::Entrance(_) => 7,
-        NodeError::DataDir(_) | NodeError::Leftovers(_) | NodeError::Metadata(_) => 6,
-        NodeError::Register(_) => 1,
+        NodeError::DataDir(_)
+        | NodeError::Leftovers(_)
+        | NodeError::Metadata(_)
+        | NodeError::MetadataDamaged { .. } => 6,
+        NodeError::Register(_) | NodeError::GivenUp => 1,
     }
 }
 

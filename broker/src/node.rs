@@ -11,8 +11,9 @@ use bytes::Bytes;
 use headwater_consensus::transport::Transport;
 use headwater_consensus::{ConsensusError, Health};
 use headwater_proto::record::Limits;
-use headwater_proto::types::{BrokerId, Incarnation};
+use headwater_proto::types::{BrokerId, GroupId, Incarnation};
 use headwater_storage::data_dir::{DataDir, OpenError};
+use headwater_storage::log::LogOptions;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +43,17 @@ pub enum NodeError {
     Entrance(#[from] EntranceError),
     #[error("the metadata of the cluster cannot be used: {0}")]
     Metadata(#[from] ConsensusError),
+    #[error(
+        "the log of the cluster's metadata is damaged in {data_dir}, and this broker knows of no other one that holds \
+         it: restore the directory from a backup. Nothing in it was changed, and its partitions can be read with \
+         `streamctl dump`"
+    )]
+    MetadataDamaged { data_dir: String },
+    #[error(
+        "a forced recovery of the cluster's metadata gave up what this broker has of it: start it again, and it \
+         rejoins with what was recovered"
+    )]
+    GivenUp,
     #[error("this broker could not be registered: {0}")]
     Register(#[source] RequestError),
     #[error("what is left of deleted partitions could not be removed: {0}")]
@@ -85,7 +97,18 @@ impl Node {
         let segment_bytes = context.config.cluster.metadata_segment_bytes;
         let (groups, settings, seed) = (host.groups(), host.raft_settings(), entropy.next_u64());
         let metadata = start_metadata_group(&identity, groups, settings, segment_bytes, seed);
-        let metadata = Box::pin(metadata).await?;
+        let damaged =
+            || NodeError::MetadataDamaged { data_dir: context.config.broker.data_dir.display().to_string() };
+        let metadata = match Box::pin(metadata).await {
+            Ok(metadata) => metadata,
+            // What was vouched for at a clean stop is not looked through before it is read.
+            Err(_) if is_rotten(&host.data_dir).await => return Err(damaged()),
+            Err(error) => return Err(error.into()),
+        };
+        if matches!(metadata.health(), Health::Damaged(_)) {
+            metadata.shutdown().await;
+            return Err(damaged());
+        }
         let pinger = Arc::new(context.transport.clone());
         let cluster =
             Cluster::new(identity.broker_id, ClusterSettings::from(&context.config.cluster), pinger);
@@ -265,5 +288,13 @@ impl Node {
         if let Err(error) = self.data_dir().flush_clean().await {
             tracing::error!(%error, "the stop was not clean: the next start recovers");
         }
+    }
+}
+
+/// Whether the log of the metadata does not hold what was written.
+async fn is_rotten(data_dir: &Arc<DataDir>) -> bool {
+    match data_dir.open_log(GroupId::METADATA, LogOptions::default()).await {
+        Ok(log) => log.scrub().await.is_ok() && log.damage().is_some_and(|damage| !damage.accepted),
+        Err(_) => false,
     }
 }

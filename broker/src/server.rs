@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::config::{Config, HostPort};
+use crate::controller::Identity;
 use crate::env::{Env, Listener};
 use crate::grpc;
 use crate::host::{Beginning, Host};
@@ -180,11 +181,24 @@ impl Broker {
         doors.status.opened(host.clone());
         let begun = match host.begin().await {
             Ok(Beginning::Member(identity)) => {
-                Box::pin(Node::start(host.clone(), identity)).await.map(|node| doors.open(&node))
+                match Box::pin(Node::start(host.clone(), identity.clone())).await {
+                    Ok(node) => {
+                        doors.open(&node);
+                        Ok(())
+                    }
+                    Err(NodeError::MetadataDamaged { .. }) if host.has_others(&identity) => {
+                        doors.enter(&host, Some(identity));
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                }
             }
             Ok(Beginning::Stranger) => {
-                let (tasks, host) = (doors.tasks.clone(), host.clone());
-                tasks.spawn(enter(host, doors));
+                doors.enter(&host, None);
+                Ok(())
+            }
+            Ok(Beginning::Returning(identity)) => {
+                doors.enter(&host, Some(identity));
                 Ok(())
             }
             Err(error) => Err(error),
@@ -238,11 +252,17 @@ impl Broker {
     }
 }
 
-/// Starts the node of a broker that has to enter a cluster first, unless it is stopped before.
-async fn enter(host: Arc<Host>, doors: Doors) {
+/// Starts the node of a broker that has to enter a cluster first, or again, unless it is stopped before.
+async fn enter(host: Arc<Host>, doors: Doors, before: Option<Identity>) {
     let drain = doors.stop.drain.clone();
+    let entered = async {
+        match &before {
+            None => host.enter().await,
+            Some(before) => host.rejoin(before).await,
+        }
+    };
     let identity = tokio::select! {
-        identity = host.enter() => identity,
+        identity = entered => identity,
         () = drain.cancelled() => return,
     };
     let started = match identity {
@@ -268,6 +288,12 @@ struct Doors {
 }
 
 impl Doors {
+    /// Opens them in the background, once the broker has entered a cluster.
+    fn enter(self, host: &Arc<Host>, before: Option<Identity>) {
+        let tasks = self.tasks.clone();
+        tasks.spawn(enter(Arc::clone(host), self, before));
+    }
+
     fn open(self, node: &Arc<Node>) {
         let Self { config, status, stop, tasks, .. } = self;
         let grpc =

@@ -74,6 +74,14 @@ pub struct Cli {
     /// Print each effective setting and where it came from, and exit
     #[arg(long)]
     pub print_config: bool,
+
+    /// With a majority of the metadata's voters gone for good: show what this stopped broker holds, and exit
+    #[arg(long)]
+    pub recover_metadata: bool,
+
+    /// With --recover-metadata: go on with what it holds, and give up what only the others had
+    #[arg(long, requires = "recover_metadata")]
+    pub accept_loss: bool,
 }
 
 impl Cli {

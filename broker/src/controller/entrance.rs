@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::founding::{Answer, Candidate, Member, Step, TwoClusters};
 use super::identity::{Identity, IdentityError, new_cluster_id};
+use super::{KnownBrokers, rejoin};
 use crate::config::{ClusterConfig, Config};
 use crate::host::Host;
 
@@ -91,6 +92,43 @@ impl Entrance<'_> {
             if let Some(identity) = entered {
                 identity.write(&self.host.data_dir).await?;
                 return Ok(identity);
+            }
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        }
+    }
+
+    /// Returns once the cluster has given this broker another replica of the metadata group, and that has begun.
+    pub async fn rejoin(&self, identity: &Identity) -> Result<Identity, EntranceError> {
+        let (host, lost) = (self.host, identity.replica_id);
+        let request = v1::JoinRequest {
+            cluster_id: identity.cluster_id.0.to_vec().into(),
+            lost_replica: lost.get(),
+            ..self.introduction.clone()
+        };
+        let known = KnownBrokers::read(&host.data_dir).addresses();
+        let mut asked = seeds(&host.context.config.cluster, identity.broker_id);
+        asked.extend(known.into_iter().map(|(broker, address)| (Some(broker), address)));
+        loop {
+            host.wait_for(
+                "this broker's replica of the metadata is damaged or given up: waiting for another broker to give it \
+                 a new one",
+            );
+            for (_, address) in &asked {
+                let Ok(response) = self.transport().join(address, request.clone(), JOIN_WITHIN).await else {
+                    continue;
+                };
+                match response.outcome {
+                    Some(join_response::Outcome::Joined(joined)) if joined.metadata_replica != lost.get() => {
+                        let replica_id = ReplicaId(joined.metadata_replica);
+                        rejoin::begin(&host.data_dir, replica_id).await.map_err(IdentityError::from)?;
+                        tracing::warn!(%lost, %replica_id, "the metadata is built anew from the other brokers");
+                        return Ok(Identity { replica_id, founders: BTreeMap::new(), ..identity.clone() });
+                    }
+                    Some(join_response::Outcome::Failed(failed)) if is_final(&failed) => {
+                        return Err(EntranceError::Refused(failed.message));
+                    }
+                    _ => {}
+                }
             }
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
         }

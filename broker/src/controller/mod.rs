@@ -5,6 +5,7 @@
 
 mod admin;
 mod entrance;
+mod forced;
 mod founding;
 mod identity;
 mod known;
@@ -12,6 +13,7 @@ mod log;
 mod peers;
 mod recovery;
 mod registry;
+pub mod rejoin;
 mod submit;
 
 use std::sync::Arc;
@@ -35,6 +37,7 @@ use crate::proposer::Proposer;
 
 pub use admin::{ConfigChange, NewTopic, TopicOutcome};
 pub use entrance::{Entrance, EntranceError, probe_request, seeds};
+pub use forced::{MetadataOutlook, MetadataRecoveryError, recover_metadata, recovered_above};
 pub use identity::{Identity, IdentityError};
 pub use known::KnownBrokers;
 pub use peers::{Peers, cluster_of};

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use headwater_consensus::peer::Refusal;
 use headwater_consensus::transport::{NodeHandler, NodeRequest, NodeResponse, PeerIdentity, Transport};
 use headwater_core::metadata::{Broker, BrokerState, Command, Effect};
-use headwater_proto::types::{BrokerId, ClusterId, Incarnation};
+use headwater_proto::types::{BrokerId, ClusterId, GroupId, Incarnation, ReplicaId, Term};
 use headwater_proto::v1;
 use headwater_proto::v1::{join_response, read_index_reply};
 use headwater_storage::data_dir::DataDir;
@@ -73,6 +73,8 @@ impl Peers {
         let controller = node.controller();
         response.metadata_leader = controller.leader().map_or(-1, BrokerId::get);
         controller.with_state(|state| {
+            let recovered = state.group(GroupId::METADATA).and_then(|group| group.recovered_above);
+            response.metadata_recovered_above = recovered.map_or(0, Term::get);
             let own = state.metadata_replica(asker.0).filter(|replica| replica.incarnation == asker.1);
             response.your_replica = own.map_or(0, |replica| replica.id.get());
             if state.is_retired(asker.0, asker.1) {
@@ -107,14 +109,32 @@ impl Peers {
             state: BrokerState::Active,
         };
         let register = Command::RegisterBroker { broker, metadata_replica: None };
-        match controller.submit_within(register, REGISTER_WITHIN).await? {
-            Effect::BrokerRegistered { metadata_replica } => Ok(v1::Joined {
-                cluster_id: own_cluster.0.to_vec().into(),
-                metadata_replica: metadata_replica.get(),
-                voters: Vec::new(),
-            }),
+        let mut replica = match controller.submit_within(register, REGISTER_WITHIN).await? {
+            Effect::BrokerRegistered { metadata_replica } => metadata_replica,
             other => {
-                Err(RequestError::Internal(format!("a broker registered, and the effect was {other:?}")))
+                return Err(RequestError::Internal(format!(
+                    "a broker registered, and the effect was {other:?}"
+                )));
+            }
+        };
+        if replica == ReplicaId(request.lost_replica) {
+            replica = self.replace(&node, replica).await?;
+        }
+        Ok(v1::Joined {
+            cluster_id: own_cluster.0.to_vec().into(),
+            metadata_replica: replica.get(),
+            voters: Vec::new(),
+        })
+    }
+
+    /// Another replica of the metadata group for a broker that cannot use the one it has.
+    async fn replace(&self, node: &Node, lost: ReplicaId) -> Result<ReplicaId, RequestError> {
+        let GroupId { topic_id: topic, partition } = GroupId::METADATA;
+        let rebuild = Command::RebuildReplica { topic, partition, replica: lost };
+        match node.controller().submit_within(rebuild, REGISTER_WITHIN).await? {
+            Effect::ReplicaRebuilt { replica } => Ok(replica.id),
+            other => {
+                Err(RequestError::Internal(format!("a replica was replaced, and the effect was {other:?}")))
             }
         }
     }

@@ -16,7 +16,7 @@ use headwater_storage::log::LogOptions;
 use crate::error::RequestError;
 
 /// Kind of a group's fact: the term above which it was recovered last, `u64`.
-const RECOVERED_ABOVE: u8 = 48;
+pub(super) const RECOVERED_ABOVE: u8 = 48;
 
 /// Makes the replica the only voter of its group, unless it was for this decision. It must not be running.
 ///

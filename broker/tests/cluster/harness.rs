@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use headwater_broker::config::{Config, HostPort, NodeList, SeedList};
 use headwater_broker::env::{OsEntropy, SystemClock, TcpNetwork};
-use headwater_broker::{Broker, Env, Node, NodeError, Observation};
+use headwater_broker::{Broker, Env, MetadataOutlook, MetadataRecoveryError, Node, NodeError, Observation};
 use headwater_proto::record::{Compression, Limits, RecordBatch, RecordBatchBuilder};
 use headwater_proto::types::{GroupId, PartitionId, TopicId};
 use headwater_proto::v1;
@@ -54,13 +54,7 @@ impl Member {
     pub async fn try_start(&mut self) -> Result<(), headwater_broker::StartError> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let env = Env {
-            disk: self.disk.clone(),
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(OsEntropy::new().unwrap()),
-            network: Arc::new(TcpNetwork::default()),
-        };
-        let started = runtime.spawn(Broker::start(self.config.clone(), env));
+        let started = runtime.spawn(Broker::start(self.config.clone(), self.env()));
         match tokio::time::timeout(PATIENCE, started).await.unwrap().unwrap() {
             Ok(broker) => self.running = Some((runtime, Arc::new(broker))),
             Err(error) => {
@@ -69,6 +63,24 @@ impl Member {
             }
         }
         Ok(())
+    }
+
+    fn env(&self) -> Env {
+        Env {
+            disk: self.disk.clone(),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(OsEntropy::new().unwrap()),
+            network: Arc::new(TcpNetwork::default()),
+        }
+    }
+
+    /// What an operator does with a stopped broker once the metadata has lost its majority.
+    pub async fn recover_metadata(
+        &self,
+        accept_loss: bool,
+    ) -> Result<MetadataOutlook, MetadataRecoveryError> {
+        assert!(!self.is_running());
+        headwater_broker::recover_metadata(&self.config, &self.env(), accept_loss).await
     }
 
     pub async fn stop(&mut self) {

@@ -6,4 +6,5 @@
 mod founding;
 mod harness;
 mod lifecycle;
+mod metadata_recovery;
 mod recovery;

@@ -35,7 +35,7 @@ async fn recover(member: &Member, survivor: Option<i32>, accept_loss: bool) -> v
 }
 
 /// What it says while nothing keeps it from recovering.
-async fn recoverable(member: &Member, accept_loss: bool) -> v1::RecoverPartitionResponse {
+pub async fn recoverable(member: &Member, accept_loss: bool) -> v1::RecoverPartitionResponse {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         // Until the dead are known to be dead, a leader is said to live.
@@ -57,7 +57,7 @@ fn replica_of(member: &Member, group: GroupId) -> Option<ReplicaId> {
 }
 
 /// Three replicas vote, on brokers that run, and hold the same.
-async fn wait_grown(cluster: &Cluster, group: GroupId, records: i64) {
+pub async fn wait_grown(cluster: &Cluster, group: GroupId, records: i64) {
     eventually("the partition has three voters again", || {
         let held: Vec<_> = cluster.running().filter_map(|member| member.observe().remove(&group)).collect();
         let ids: BTreeSet<_> = held.iter().map(|replica| replica.replica_id).collect();

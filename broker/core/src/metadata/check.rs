@@ -48,7 +48,8 @@ impl MetadataState {
             | Command::AllocateProducerIds { .. }
             | Command::RebuildReplica { .. }
             | Command::CompleteReassign { .. }
-            | Command::RecoverPartition { .. } => {}
+            | Command::RecoverPartition { .. }
+            | Command::RecoverMetadata { .. } => {}
         }
         self.check_against_state(command)
     }
@@ -103,6 +104,9 @@ impl MetadataState {
                     self.check_brokers(others, &Partition::default())?;
                 }
                 self.check_survivor(assigned, *survivor)
+            }
+            Command::RecoverMetadata { survivor, .. } => {
+                self.check_survivor(&self.metadata, Survivor::Replica(*survivor))
             }
         }
     }

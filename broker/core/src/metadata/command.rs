@@ -85,6 +85,13 @@ pub enum Command {
         /// Brokers on which further replicas are built from the one that goes on.
         others: Vec<BrokerId>,
     },
+    /// The metadata group itself goes on with one replica, which was made its only voter. Every other broker is to
+    /// begin a new one.
+    RecoverMetadata {
+        survivor: ReplicaId,
+        /// Below the term of every leader from now on. Once only for each.
+        above: Term,
+    },
 }
 
 /// With what a forced recovery goes on.

@@ -66,6 +66,7 @@ impl MetadataState {
             Command::RecoverPartition { topic, partition, survivor, above, others, .. } => {
                 self.recover(topic, partition, survivor, above, &others)
             }
+            Command::RecoverMetadata { survivor, above } => self.recover_metadata(survivor, above),
         }
     }
 
@@ -167,6 +168,22 @@ impl MetadataState {
         recovered.replicas.extend(others.map(|broker| self.new_replica(*broker)));
         self.replace(topic, partition, recovered);
         Effect::PartitionRecovered { replica }
+    }
+
+    /// The others' replicas are given up even where their brokers live: they may hold what the survivor lacks.
+    fn recover_metadata(&mut self, survivor: ReplicaId, above: Term) -> Effect {
+        let found = self.metadata.replicas.iter().find(|replica| replica.id == survivor).copied();
+        let Some(survivor) = found.filter(|_| self.metadata.recovered_above < Some(above)) else {
+            return Effect::None;
+        };
+        let others: Vec<_> = self.brokers.keys().copied().filter(|id| *id != survivor.broker).collect();
+        let others = others.into_iter().map(|broker| self.new_replica(broker));
+        let mut replicas: Vec<_> = others.chain([survivor]).collect();
+        replicas.sort_unstable_by_key(|replica| replica.broker);
+        assign(&mut self.metadata, replicas);
+        self.metadata.leaving.clear();
+        self.metadata.recovered_above = Some(above);
+        Effect::PartitionRecovered { replica: survivor }
     }
 
     /// A partition with a replica of its own for each broker.

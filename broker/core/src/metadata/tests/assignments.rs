@@ -192,6 +192,25 @@ fn a_recovered_partition_goes_on_with_what_survived() {
 }
 
 #[test]
+fn recovered_metadata_goes_on_with_one_replica_and_new_ones_for_all_others() {
+    let mut state = five();
+    let metadata = |state: &MetadataState| state.group(GroupId::METADATA).unwrap().clone();
+    let before = metadata(&state);
+    let recover = |survivor, above| Command::RecoverMetadata { survivor, above: Term(above) };
+    assert!(apply(&mut state, &recover(ReplicaId(99), 7)).is_err());
+    let survivor = before.replicas[1].id;
+    apply(&mut state, &recover(survivor, 7)).unwrap();
+    let after = metadata(&state);
+    assert_eq!(after.created_with, before.created_with, "ids of founders stay bound");
+    assert_eq!((ids(&after.leaving), after.recovered_above), (vec![], Some(Term(7))));
+    assert_eq!(after.brokers().collect::<Vec<_>>(), before.brokers().collect::<Vec<_>>());
+    let same: Vec<_> = after.replicas.iter().filter(|replica| before.replicas.contains(replica)).collect();
+    assert_eq!(same.iter().map(|replica| replica.id).collect::<Vec<_>>(), [survivor]);
+    apply(&mut state, &recover(survivor, 7)).unwrap();
+    assert_eq!(metadata(&state), after, "once");
+}
+
+#[test]
 fn fewer_replicas_than_its_config_asks_for_are_refused() {
     let mut state = five();
     let two = vec![("min.insync.replicas".to_owned(), Some("2".to_owned()))];

@@ -175,6 +175,8 @@ fn any_assignment_command() -> impl Strategy<Value = Command> {
                 let above = Term(above);
                 Command::RecoverPartition { topic, partition, epoch, survivor, above, others }
             }),
+        1 => (any_replica(), 0_u64..9).prop_map(
+            |(survivor, above)| Command::RecoverMetadata { survivor, above: Term(above) }),
     ]
 }
 

@@ -16,7 +16,7 @@ const WHAT: &str = "metadata command";
 struct Envelope {
     #[prost(uint32, tag = "1")]
     version: u32,
-    #[prost(oneof = "Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
     body: Option<Body>,
 }
 
@@ -49,6 +49,8 @@ enum Body {
     CompleteReassign(CompleteReassign),
     #[prost(message, tag = "14")]
     RecoverPartition(RecoverPartition),
+    #[prost(message, tag = "15")]
+    RecoverMetadata(RecoverMetadata),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -153,6 +155,14 @@ struct RecoverPartition {
     others: Vec<i32>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct RecoverMetadata {
+    #[prost(uint64, tag = "1")]
+    survivor: u64,
+    #[prost(uint64, tag = "2")]
+    above: u64,
+}
+
 #[derive(Clone, PartialEq, Oneof)]
 enum SurvivorRow {
     #[prost(uint64, tag = "5")]
@@ -235,6 +245,9 @@ impl Body {
                     others: others.iter().map(|broker| broker.get()).collect(),
                 })
             }
+            Command::RecoverMetadata { survivor, above } => {
+                Self::RecoverMetadata(RecoverMetadata { survivor: survivor.get(), above: above.get() })
+            }
         }
     }
 
@@ -294,6 +307,9 @@ impl Body {
                 above: Term(row.above),
                 others: row.others.into_iter().map(BrokerId).collect(),
             },
+            Self::RecoverMetadata(row) => {
+                Command::RecoverMetadata { survivor: ReplicaId(row.survivor), above: Term(row.above) }
+            }
         })
     }
 }
