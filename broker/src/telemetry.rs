@@ -20,7 +20,12 @@ const QUIET: &str = "openraft=error";
 pub fn init(config: &LogConfig) -> Result<(), String> {
     let filter = EnvFilter::try_new(format!("{QUIET},{}", config.filter))
         .map_err(|error| format!("`log.filter`: {error}: {:?}", config.filter))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // What cannot be logged would be told on standard error, and a failure of that is a panic: a full disk that
+        // holds the log would stop partitions.
+        .log_internal_errors(false);
     let is_terminal = std::io::stderr().is_terminal();
     let human = match config.format {
         LogFormat::Auto => is_terminal,

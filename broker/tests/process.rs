@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -103,6 +104,32 @@ async fn the_configuration_is_printed_and_nothing_is_started() {
     assert_eq!(exit, 0);
     assert!(stdout.contains("node_id = 7  # flag --node-id\n"), "{stdout}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no data directory");
+}
+
+async fn is_ready(http: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(http).await else { return false };
+    let request = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut answer = String::new();
+    stream.write_all(request).await.is_ok()
+        && stream.read_to_string(&mut answer).await.is_ok()
+        && answer.starts_with("HTTP/1.1 200")
+}
+
+#[tokio::test]
+async fn a_log_that_takes_nothing_stops_nothing() {
+    let dir = TempDir::new().unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
+    command.current_dir(dir.path()).args(&FREE_PORTS[..3]).arg(format!("--http-addr={http}")).env_clear();
+    let child = command.stderr(Stdio::from(full)).kill_on_drop(true).spawn().unwrap();
+    let ready = async {
+        while !is_ready(http).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ready).await.unwrap();
+    stop(child).await;
 }
 
 #[tokio::test]
