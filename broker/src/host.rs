@@ -9,6 +9,7 @@ use std::time::Duration;
 use headwater_consensus::transport::NodeHandler;
 use headwater_consensus::{GroupHost, RaftSettings};
 use headwater_core::metadata::{Broker, BrokerState};
+use headwater_core::mutant::{self, Mutant};
 use headwater_proto::types::BrokerId;
 use headwater_proto::v1;
 use headwater_storage::data_dir::DataDir;
@@ -53,7 +54,11 @@ impl Host {
     /// The data directory cannot be used.
     pub async fn open(context: NodeContext) -> Result<Arc<Self>, NodeError> {
         let env = &context.env;
-        let mut draw = || env.entropy.next_u64();
+        let mut draw = || {
+            // An emptied disk that takes itself for its predecessor.
+            let stays = mutant::active(Mutant::EmptiedDiskVotes);
+            if stays { context.config.broker.node_id.unsigned_abs().into() } else { env.entropy.next_u64() }
+        };
         let (disk, path) = (Arc::clone(&env.disk), &context.config.broker.data_dir);
         let data_dir = Box::pin(DataDir::open(disk, path, &mut draw)).await?;
         let transport = &context.transport;

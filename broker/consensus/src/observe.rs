@@ -28,6 +28,8 @@ pub struct Observation {
     pub configs: Vec<BTreeSet<ReplicaId>>,
     /// The end of its log was lost, and nobody has vouched for the rest yet.
     pub torn: bool,
+    /// Its group rests: no heartbeats, no elections.
+    pub quiet: bool,
     /// It answers nothing any more: its log is damaged, or Raft has stopped.
     pub down: bool,
     pub log: Arc<Log>,
@@ -63,6 +65,7 @@ impl<M: Machine> Group<M> {
             progress: *self.progress().borrow(),
             configs: self.membership().configs,
             torn: self.torn(),
+            quiet: self.quiet(),
             down: !matches!(self.health(), Health::Running | Health::NoSpace),
             log: Arc::clone(self.log()),
         }

@@ -70,6 +70,9 @@ const CUT_LOAD_MS: u64 = 500;
 const MUTANT_SEEDS: u64 = 200;
 /// A run that takes longer hangs.
 const RUN_MAX: Duration = Duration::from_secs(300);
+/// What a full run must have been through.
+const OPERATIONS_MIN: u64 = 5_000;
+const KINDS_MIN: usize = 5;
 /// Begins the line in which a run tells what it has been through.
 const COVERAGE: &str = "coverage ";
 const COMMAND: &str = "cargo run --profile sim -p headwater-tests --bin sim --";
@@ -133,6 +136,16 @@ fn one(args: &Args) -> Result<bool> {
     println!("{COVERAGE}{}", outcome.coverage);
     outcome.violations.iter().for_each(|violation| println!("VIOLATION {violation}"));
     outcome.findings.lines().for_each(|line| println!("ANOMALY {line}"));
+    let full = !args.short && !args.calm && args.load_ms.is_none() && args.mutant.is_none();
+    if full
+        && outcome.is_good()
+        && (outcome.operations < OPERATIONS_MIN || outcome.coverage.kinds() < KINDS_MIN)
+    {
+        println!(
+            "VIOLATION too little happened: a full run has {OPERATIONS_MIN} operations and {KINDS_MIN} kinds of fault"
+        );
+        return Ok(false);
+    }
     Ok(outcome.is_good())
 }
 

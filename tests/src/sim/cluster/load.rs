@@ -20,7 +20,7 @@ pub const CLIENTS: &str = "clients";
 
 const PRODUCERS: u32 = 3;
 /// Pause of each producer after a record.
-const PACE: Duration = Duration::from_millis(35);
+const PACE: Duration = Duration::from_millis(28);
 /// Pause between two looks at the ends of the partitions.
 const LIST_PAUSE: Duration = Duration::from_millis(150);
 /// Every partition takes a write again this soon after the last fault.

@@ -100,9 +100,9 @@ impl Node {
         self.with_node(BrokerNode::observe)
     }
 
-    /// Whether something runs here that cannot be looked at: a broker that is about to come up.
-    pub fn is_hidden(&self) -> bool {
-        matches!(self.state, State::Up | State::Stopping { .. }) && self.with_node(|_| ()).is_none()
+    /// Whether something may run here, to be looked at or not.
+    pub const fn is_on(&self) -> bool {
+        matches!(self.state, State::Up | State::Stopping { .. })
     }
 
     /// Runs `look` on what the broker runs.

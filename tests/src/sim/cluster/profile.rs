@@ -78,9 +78,9 @@ const ELECTIONS: Profile = Profile {
         (Kind::Delay, 3),
         (Kind::Transfer, 6),
     ],
-    pause_ms: 1_500,
+    pause_ms: 2_000,
     sync_ms: 2,
-    pounce: 40,
+    pounce: 12,
 };
 
 const LAGGING: Profile = Profile {

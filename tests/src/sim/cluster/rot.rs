@@ -7,6 +7,9 @@ use headwater_storage::disk::SimDisk;
 use super::nodes::Node;
 use crate::sim::world::SimEntropy;
 
+/// Bytes of a stored batch that hold the leader epoch.
+const EPOCH: std::ops::Range<u64> = 12..16;
+
 /// An entry that rotted on one broker.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotten {
@@ -43,10 +46,9 @@ pub fn any_entry(disk: &SimDisk, observations: &[Observation], entropy: &SimEntr
     stored(seen, LogIndex(first + entropy.below(count)))?.rot(disk, entropy)
 }
 
-/// The last durable entry of any replica.
-pub fn last_entry(observations: &[Observation], entropy: &SimEntropy) -> Option<Stored> {
-    let seen = observations.get(entropy.below(observations.len() as u64) as usize)?;
-    stored(seen, seen.log.bounds().durable_index?)
+/// The last durable entry of every replica.
+pub fn last_entries(observations: &[Observation]) -> Vec<Stored> {
+    observations.iter().filter_map(|seen| stored(seen, seen.log.bounds().durable_index?)).collect()
 }
 
 fn stored(seen: &Observation, index: LogIndex) -> Option<Stored> {
@@ -56,6 +58,10 @@ fn stored(seen: &Observation, index: LogIndex) -> Option<Stored> {
 }
 
 impl Stored {
+    pub fn is_of_metadata(&self) -> bool {
+        self.rotten.group == GroupId::METADATA
+    }
+
     /// Flips one of its bits on the disk; `None` if the entry is not there.
     pub fn rot(self, disk: &SimDisk, entropy: &SimEntropy) -> Option<Rotten> {
         let directory = format!("/groups/{}/", self.rotten.group);
@@ -69,7 +75,13 @@ impl Stored {
                     .is_ok_and(|file| file.get(from..from + self.bytes.len()) == Some(&self.bytes[..]))
         };
         let path = disk.paths().into_iter().find(holds)?;
-        let at = self.position + entropy.below(self.bytes.len() as u64);
+        let mut within = entropy.below(self.bytes.len() as u64);
+        // The leader epoch lies outside the batch's checksum; only the index vouches for it, which a power cut may have
+        // taken along.
+        if EPOCH.contains(&within) {
+            within += EPOCH.end - EPOCH.start;
+        }
+        let at = self.position + within;
         disk.flip_bit(&path, at, entropy.below(8) as u8).ok()?;
         Some(self.rotten)
     }

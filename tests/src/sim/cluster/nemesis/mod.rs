@@ -187,9 +187,30 @@ impl Nemesis {
                     node.disk().kill_process();
                 }
                 State::Down { until } if now >= until => nodes[position].start(sim),
+                State::Up if self.suspect.is_some() && nodes[position].refused().is_some() => {
+                    self.replace_disk(position, sim, nodes, observer);
+                }
                 _ => {}
             }
         }
+    }
+
+    /// A broker whose own metadata rotted says so and does not start: its operator gives it an empty disk.
+    fn replace_disk(
+        &mut self,
+        position: usize,
+        sim: &mut Sim<'_>,
+        nodes: &mut [Node],
+        observer: &mut Observer,
+    ) {
+        tracing::info!(broker = nodes[position].id, why = ?nodes[position].refused(), "a disk is replaced");
+        let pause = self.about(1_000);
+        self.break_down_for(position, false, pause, sim, nodes, observer);
+        let node = &nodes[position];
+        observer.emptied(node.id);
+        node.empty_disk(self.entropy.next_u64(), Duration::from_millis(self.profile.sync_ms));
+        self.suspect = Some(Suspect::Disk);
+        self.counters.count("operator:disk-replaced");
     }
 
     /// Ends the faults whose time is over.

@@ -13,6 +13,16 @@ use crate::sim::cluster::nodes::{Node, State};
 use crate::sim::cluster::observer::Observer;
 use crate::sim::cluster::rot;
 
+/// What a disk loses that was durable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// The last entry of one group.
+    Entry,
+    /// The last entry of every partition.
+    Flush,
+    Everything,
+}
+
 impl Nemesis {
     pub(super) fn strike(
         &mut self,
@@ -37,8 +47,11 @@ impl Nemesis {
                 self.trouble_disk(kind, &nodes[victim], sim)
             }
             Kind::Rot => self.rot(&nodes[victim], observer),
-            Kind::RottenFlush => self.lose(victim, true, sim, nodes, observer),
-            Kind::EmptyDisk => self.lose(victim, false, sim, nodes, observer),
+            Kind::RottenFlush => {
+                let loss = if self.entropy.below(2) == 0 { Loss::Entry } else { Loss::Flush };
+                self.lose(victim, loss, sim, nodes, observer)
+            }
+            Kind::EmptyDisk => self.lose(victim, Loss::Everything, sim, nodes, observer),
             Kind::LoseAndElect => self.isolate(victim, sim, nodes),
             Kind::Join => join(sim, nodes),
             Kind::Move | Kind::Transfer | Kind::Drain => self.order(kind, victim, sim.elapsed(), nodes),
@@ -204,11 +217,11 @@ impl Nemesis {
         true
     }
 
-    /// A machine loses power and, in one group, the last batch that its disk had synced; or everything.
+    /// A machine loses power and the last batch that its disk had synced, in one group or in all; or everything.
     fn lose(
         &mut self,
         victim: usize,
-        flush_only: bool,
+        loss: Loss,
         sim: &mut Sim<'_>,
         nodes: &mut [Node],
         observer: &mut Observer,
@@ -217,20 +230,27 @@ impl Nemesis {
             return false;
         }
         let observations = nodes[victim].observe().unwrap_or_default();
-        let last = rot::last_entry(&observations, &self.entropy);
+        // A flush covers all groups that had something to sync.
+        let mut last = rot::last_entries(&observations);
+        if loss == Loss::Flush {
+            last.retain(|stored| !stored.is_of_metadata());
+        } else if !last.is_empty() {
+            last = vec![last.swap_remove(self.entropy.below(last.len() as u64) as usize)];
+        }
         let pause = self.about(300);
         self.break_down_for(victim, true, pause, sim, nodes, observer);
         let node = &nodes[victim];
-        if !flush_only {
+        if loss == Loss::Everything {
             observer.emptied(node.id);
             node.empty_disk(self.entropy.next_u64(), Duration::from_millis(self.profile.sync_ms));
             self.suspect = Some(Suspect::Disk);
             return true;
         }
-        let Some(rotten) = last.and_then(|last| last.rot(&node.disk(), &self.entropy)) else { return false };
-        observer.rotted(rotten.group, rotten.replica);
+        let disk = node.disk();
+        let rotten: Vec<_> = last.into_iter().filter_map(|last| last.rot(&disk, &self.entropy)).collect();
+        rotten.iter().for_each(|rotten| observer.rotted(rotten.group, rotten.replica));
         self.suspect = Some(Suspect::Disk);
-        true
+        !rotten.is_empty()
     }
 
     /// The first half of [`Kind::LoseAndElect`]: one broker hears and says nothing, while the others go on.
@@ -255,10 +275,10 @@ impl Nemesis {
         let position = |id: i32| nodes.iter().position(|node| node.id == id && node.state == State::Up);
         self.suspect = None;
         let (Some(loses), Some(leaves)) = (position(loses), position(leaves)) else { return };
-        let flush_only = self.entropy.below(2) == 0;
+        let loss = if self.entropy.below(2) == 0 { Loss::Flush } else { Loss::Everything };
         let away = self.about(6_000);
         self.break_down_for(leaves, false, away, sim, nodes, observer);
-        self.lose(loses, flush_only, sim, nodes, observer);
+        self.lose(loses, loss, sim, nodes, observer);
     }
 
     fn order(&mut self, kind: Kind, victim: usize, now: Duration, nodes: &[Node]) -> bool {

@@ -58,8 +58,7 @@ impl Observer {
         for (id, replicas) in by_group {
             let group = self.groups.entry(id).or_default();
             let (violations, turned) = (&mut self.violations, &mut self.turned);
-            let mut report =
-                Report { violations, counters: &self.counters, turned, hidden: &hidden, now, group: id };
+            let mut report = Report { violations, counters: &self.counters, turned, on: &on, now, group: id };
             group.look(&replicas, &mut report);
         }
     }
@@ -173,8 +172,8 @@ pub struct Report<'a> {
     violations: &'a mut Vec<Violation>,
     counters: &'a Counters,
     turned: &'a mut BTreeSet<i32>,
-    /// Brokers that run and cannot be looked at yet: what they hold by now is not known.
-    hidden: &'a BTreeSet<i32>,
+    /// Brokers that run. What a replica holds that cannot be looked at there, since it comes or goes, is not known.
+    on: &'a BTreeSet<i32>,
     now: Duration,
     group: GroupId,
 }
@@ -187,8 +186,8 @@ impl Report<'_> {
         }
     }
 
-    pub fn is_hidden(&self, node: i32) -> bool {
-        self.hidden.contains(&node)
+    pub fn is_on(&self, node: i32) -> bool {
+        self.on.contains(&node)
     }
 
     pub fn turned(&mut self, node: i32) {

@@ -27,6 +27,7 @@ pub struct ReplicaModel {
     excused: bool,
     promised: LogIndex,
     torn: bool,
+    quiet: bool,
 }
 
 impl ReplicaModel {
@@ -50,7 +51,10 @@ impl ReplicaModel {
         if seen.torn && !self.torn {
             report.path("torn-tail");
         }
-        self.torn = seen.torn;
+        if seen.quiet && !self.quiet {
+            report.path("quiet");
+        }
+        (self.torn, self.quiet) = (seen.torn, seen.quiet);
         if self.restarted {
             self.check_restart(replica, last, (seen.term, seen.down), committed, report);
         }
