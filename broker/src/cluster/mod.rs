@@ -88,6 +88,8 @@ struct Inner {
     unsettled: BTreeMap<GroupId, Instant>,
     /// Groups at rest without a leader stay so.
     elections_held: bool,
+    /// Groups whose leader somebody asks for, and whose replica here is about to campaign.
+    wanted: BTreeSet<GroupId>,
     disk: DiskSpace,
 }
 
@@ -123,6 +125,7 @@ impl Cluster {
             restless: BTreeSet::new(),
             unsettled: BTreeMap::new(),
             elections_held: false,
+            wanted: BTreeSet::new(),
             disk: DiskSpace::default(),
         };
         Arc::new(Self {

@@ -277,16 +277,26 @@ impl Cluster {
         restless.retain(|id| groups.contains_key(id));
     }
 
-    /// Somebody asks for the leader of a group that has none: its replica here does not wait for its turn.
+    /// Somebody asks for the leader of a group that has none: its replica here does not wait for its turn, where it may
+    /// campaign at all.
     pub fn want_leader(self: &Arc<Self>, id: GroupId) {
         let group = {
-            let inner = self.inner();
-            let led = inner.view.leaders.leader(id).is_some();
-            inner.groups.get(&id).filter(|_| !led).map(|enlisted| Arc::clone(&enlisted.group))
+            let mut inner = self.inner();
+            let barred = inner.elections_held || inner.view.leaders.leader(id).is_some();
+            let group = inner.groups.get(&id).filter(|_| !barred).map(|enlisted| Arc::clone(&enlisted.group));
+            // Once is enough, however many ask meanwhile.
+            group.filter(|group| group.quiet() && inner.wanted.insert(id))
         };
-        if let Some(group) = group.filter(|group| group.quiet()) {
-            self.tasks.spawn(async move { group.campaign().await });
-        }
+        let Some(group) = group else { return };
+        let cluster = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let wake = Wake { campaigns: true, ..Wake::new(&group, Duration::ZERO) };
+            tokio::select! {
+                () = cluster.campaign(&wake) => {}
+                () = cluster.stop.cancelled() => {}
+            }
+            cluster.inner().wanted.remove(&id);
+        });
     }
 
     /// Wakes groups, few at a time.

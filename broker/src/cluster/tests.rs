@@ -415,6 +415,11 @@ async fn who_asks_for_a_leader_does_not_wait_for_its_turn() {
     net.kill(1).await;
     ms(1_000).await;
     assert!(groups[2][0].is_quiet(), "its turn is later");
+    clusters[2].hold_elections(true);
+    clusters[2].want_leader(group_id(0));
+    ms(10).await;
+    assert!(groups[2][0].is_quiet(), "it may have been given up");
+    clusters[2].hold_elections(false);
     clusters[2].want_leader(group_id(0));
     ms(1).await;
     assert!(!groups[2][0].is_quiet());
