@@ -56,6 +56,10 @@ impl GroupModel {
             let model = self.replicas.entry(seen.replica_id).or_default();
             model.look(*node, seen, &self.committed, &mut self.entries, report);
         }
+        let seen_now: BTreeSet<_> = replicas.iter().map(|(_, seen)| seen.replica_id).collect();
+        for (id, model) in &mut self.replicas {
+            model.hidden = !seen_now.contains(id) && (model.hidden || report.is_on(model.node));
+        }
         for (_, seen) in replicas {
             self.commit(seen, replicas, report);
         }
@@ -171,7 +175,7 @@ impl GroupModel {
         let durable = |replica: &ReplicaId| {
             self.replicas
                 .get(replica)
-                .is_some_and(|replica| replica.holds_durably(index, term) || report.is_hidden(replica.node))
+                .is_some_and(|replica| replica.holds_durably(index, term) || replica.hidden)
         };
         let majority = |voters: &BTreeSet<ReplicaId>| {
             voters.iter().filter(|voter| durable(voter)).count() > voters.len() / 2

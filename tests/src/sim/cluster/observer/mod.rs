@@ -53,8 +53,7 @@ impl Observer {
                 by_group.entry(observation.group).or_default().push((node.id, observation));
             }
         }
-        let hidden: BTreeSet<i32> =
-            nodes.iter().filter(|node| node.is_hidden()).map(|node| node.id).collect();
+        let on: BTreeSet<i32> = nodes.iter().filter(|node| node.is_on()).map(|node| node.id).collect();
         for (id, replicas) in by_group {
             let group = self.groups.entry(id).or_default();
             let (violations, turned) = (&mut self.violations, &mut self.turned);
@@ -172,7 +171,7 @@ pub struct Report<'a> {
     violations: &'a mut Vec<Violation>,
     counters: &'a Counters,
     turned: &'a mut BTreeSet<i32>,
-    /// Brokers that run. What a replica holds that cannot be looked at there, since it comes or goes, is not known.
+    /// Brokers that run.
     on: &'a BTreeSet<i32>,
     now: Duration,
     group: GroupId,

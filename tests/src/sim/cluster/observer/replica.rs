@@ -28,6 +28,9 @@ pub struct ReplicaModel {
     promised: LogIndex,
     torn: bool,
     quiet: bool,
+    /// It has run since it was seen last: a replica that comes up or goes answers its peers before it can be looked at
+    /// or afterwards. What it holds by now is not known.
+    pub hidden: bool,
 }
 
 impl ReplicaModel {
