@@ -207,7 +207,7 @@ impl Gate {
     /// A proposal was refused or stored as void: nothing passes any more until [`Gate::reopen`].
     pub fn on_refused(&mut self, n: u64) {
         self.in_flight.remove(&n);
-        self.draining = true;
+        self.draining = !mutant::active(Mutant::RefusedThenAccepted);
     }
 
     /// Whether a refusal is being settled.

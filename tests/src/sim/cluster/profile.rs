@@ -137,6 +137,22 @@ const MEMBERS: Profile = Profile {
     pounce: 0,
 };
 
+/// For bugs around writes that a leader refuses and goes on leading: leases that run out, disks that fill up.
+const REFUSALS: Profile = Profile {
+    name: "refusals",
+    kinds: &[
+        (Kind::Pause, 8),
+        (Kind::DiskFull, 6),
+        (Kind::Flapping, 4),
+        (Kind::Delay, 3),
+        (Kind::DiskStall, 2),
+        (Kind::Transfer, 3),
+    ],
+    pause_ms: 1_200,
+    sync_ms: 1,
+    pounce: 0,
+};
+
 /// For bugs that let a replica vote that must not.
 const VOTES: Profile = Profile {
     name: "votes",
@@ -175,8 +191,8 @@ impl Profile {
             Mutant::VoteNotSaved
             | Mutant::StaleTailAfterTruncation
             | Mutant::ProducerWindowLostAtFailover
-            | Mutant::HighWatermarkBeforeOwnTerm
-            | Mutant::RefusedThenAccepted => ELECTIONS,
+            | Mutant::HighWatermarkBeforeOwnTerm => ELECTIONS,
+            Mutant::RefusedThenAccepted => REFUSALS,
             Mutant::SnapshotWithoutProducers => LAGGING,
             Mutant::EmptiedDiskVotes | Mutant::CutReplicaVotes => VOTES,
         }
