@@ -10,7 +10,7 @@ use headwater_proto::v1;
 use headwater_storage::disk::SimDisk;
 
 use super::harness::*;
-use super::recovery::{recoverable, wait_grown};
+use super::recovery::{five_with_a_topic, recoverable, wait_grown};
 
 /// Three brokers with a topic of three replicas and two records; the metadata group's voters are on all of them.
 async fn three_with_a_topic() -> (Cluster, GroupId) {
@@ -121,6 +121,38 @@ async fn a_majority_that_returns_after_all_gives_way_and_rejoins() {
     cluster.members[0].start().await;
     cluster.wait_ready().await;
     wait_metadata_voters(&cluster, 3).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_survivor_rejoins_and_its_partitions_stay() {
+    let (mut cluster, group, holders) = five_with_a_topic(3).await;
+    let (survivor, other) = (holders[0], holders[1]);
+    let replica = |cluster: &Cluster, index: usize| cluster.members[index].observe()[&group].replica_id;
+    let before = [replica(&cluster, survivor), replica(&cluster, other)];
+    for index in (0..5).filter(|index| ![survivor, other].contains(index)) {
+        cluster.members[index].power_cut().await;
+    }
+    cluster.members[survivor].power_cut().await;
+    cluster.members[survivor].recover_metadata(true).await.unwrap();
+    cluster.members[survivor].start().await;
+    cluster.members[survivor].wait_ready().await;
+    // It ran all along, and has a replica that once was one of five.
+    let failure = cluster.members[other].failure().await;
+    assert!(matches!(*failure, NodeError::GivenUp), "{failure}");
+    cluster.members[other].stop().await;
+    cluster.members[other].start().await;
+    cluster.wait_ready().await;
+    // Two of its three replicas are there: the partition needs no recovery of its own.
+    assert_eq!(cluster.produce("t", 0, &["c"]).await, 2);
+    assert_eq!(cluster.read("t", 0).await, ["a", "b", "c"]);
+    assert_eq!([replica(&cluster, survivor), replica(&cluster, other)], before);
+    cluster.stop_all().await;
+    for index in [survivor, other] {
+        cluster.members[index].start().await;
+    }
+    cluster.wait_ready().await;
+    assert_eq!(cluster.read("t", 0).await, ["a", "b", "c"]);
     cluster.stop_all().await;
 }
 

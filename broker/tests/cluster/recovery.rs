@@ -11,7 +11,7 @@ use headwater_storage::disk::SimDisk;
 use super::harness::*;
 
 /// Five brokers, and a topic of one partition with so many replicas and two records: the group, and who has it.
-async fn five_with_a_topic(replicas: i32) -> (Cluster, GroupId, Vec<usize>) {
+pub async fn five_with_a_topic(replicas: i32) -> (Cluster, GroupId, Vec<usize>) {
     let mut cluster = Cluster::listed(5);
     cluster.start_all().await;
     cluster.wait_ready().await;
