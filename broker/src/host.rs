@@ -80,8 +80,8 @@ impl Host {
         rejoin::finish(&self.data_dir).await.map_err(IdentityError::from)?;
         if let Some(identity) = Identity::read(&self.data_dir, broker_id)? {
             return Ok(match rejoin::is_due(&self.data_dir) {
-                true => Beginning::Returning(identity),
-                false => Beginning::Member(identity),
+                Some(_) => Beginning::Returning(identity),
+                None => Beginning::Member(identity),
             });
         }
         if !config.cluster.nodes.0.is_empty() || !config.cluster.join.0.is_empty() {

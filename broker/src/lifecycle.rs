@@ -90,7 +90,9 @@ async fn become_current(node: &Arc<Node>) -> Result<(), NodeError> {
 /// given up: leaders of what was given up may elect one another.
 async fn catch_up(node: Arc<Node>, mut looked_around: watch::Receiver<bool>) {
     let attempts = async {
-        let _ = looked_around.wait_for(|looked| *looked).await;
+        if looked_around.wait_for(|looked| *looked).await.is_err() {
+            return;
+        }
         loop {
             let error = match node.controller().catch_up(CATCH_UP_WITHIN).await {
                 Ok(()) => match become_current(&node).await {
@@ -165,7 +167,7 @@ async fn objection(node: &Node, is_current: bool) -> Option<NodeError> {
             yours: (answer.your_replica != 0).then_some(ReplicaId(answer.your_replica)),
         };
         if found == Some(cluster_id) && word.gives_up(group.replica_id(), recovered_above(group)) {
-            let noted = rejoin::note_useless(node.data_dir()).await;
+            let noted = rejoin::note_given_up(node.data_dir(), word.recovered_above).await;
             return Some(
                 noted.map_or_else(|error| IdentityError::from(error).into(), |()| NodeError::GivenUp),
             );

@@ -10,7 +10,7 @@ use futures_util::future;
 use headwater_consensus::Peer;
 use headwater_consensus::transport::Transport;
 use headwater_proto::ErrorCode;
-use headwater_proto::types::{BrokerId, ClusterId, Incarnation, ReplicaId};
+use headwater_proto::types::{BrokerId, ClusterId, Incarnation, ReplicaId, Term};
 use headwater_proto::v1;
 use headwater_proto::v1::join_response;
 use thiserror::Error;
@@ -113,8 +113,8 @@ impl Entrance<'_> {
                 "this broker's replica of the metadata is damaged or given up: waiting for another broker to give it \
                  a new one",
             );
-            for (_, address) in &asked {
-                let Ok(response) = self.transport().join(address, request.clone(), JOIN_WITHIN).await else {
+            for address in self.who_gives(identity.cluster_id, &asked).await {
+                let Ok(response) = self.transport().join(&address, request.clone(), JOIN_WITHIN).await else {
                     continue;
                 };
                 match response.outcome {
@@ -132,6 +132,24 @@ impl Entrance<'_> {
             }
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
         }
+    }
+
+    /// Of the brokers of the cluster, those that know of its last forced recovery: others may still go by what it gave
+    /// up, and what they allocate is worth nothing.
+    async fn who_gives(&self, cluster_id: ClusterId, asked: &[(Option<BrokerId>, String)]) -> Vec<String> {
+        let request = probe_request(self.transport(), self.host.data_dir.incarnation(), Some(cluster_id));
+        let ask = |(_, address): &(Option<BrokerId>, String)| {
+            let (address, request) = (address.clone(), request.clone());
+            async move {
+                let answer = self.transport().probe(&address, request, ANSWER_WITHIN).await.ok()?;
+                let is_member = super::cluster_of(&answer) == Some(cluster_id);
+                is_member.then_some((answer.metadata_recovered_above, address))
+            }
+        };
+        let answers: Vec<_> = future::join_all(asked.iter().map(ask)).await.into_iter().flatten().collect();
+        let known = rejoin::is_due(&self.host.data_dir).map_or(0, Term::get);
+        let newest = answers.iter().map(|(above, _)| *above).fold(known, u64::max);
+        answers.into_iter().filter(|(above, _)| *above == newest).map(|(_, address)| address).collect()
     }
 
     fn found(&self, candidate: &Candidate, founders: BTreeMap<ReplicaId, Peer>) -> Identity {

@@ -90,7 +90,7 @@ async fn recover(
     let last = group.log().bounds().last.unwrap_or_default();
     group.shutdown().await;
     drop(group);
-    if health != Health::Running || rejoin::is_due(data_dir) || members.configs.is_empty() {
+    if health != Health::Running || rejoin::is_due(data_dir).is_some() || members.configs.is_empty() {
         return Err(MetadataRecoveryError::Useless);
     }
     let Identity { cluster_id, broker_id, replica_id, .. } = identity;

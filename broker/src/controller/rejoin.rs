@@ -14,7 +14,8 @@ use headwater_proto::types::{GroupId, ReplicaId, Term};
 use headwater_storage::data_dir::DataDir;
 use headwater_storage::journal::Change;
 
-/// Kind of the node's fact: the id of the new replica, `u64`, 0 while it is to be asked for; empty: all is well.
+/// Kind of the node's fact: the id of the new replica, `u64`, 0 while it is to be asked for, and the term above which the
+/// metadata was recovered by force that gave the old one up, `u64`, 0 if none was; empty: all is well.
 const REJOIN: u8 = 66;
 
 /// What another broker says of this one's replica of the metadata group.
@@ -33,25 +34,27 @@ impl Word {
     }
 }
 
-/// From now on the replica here is not started any more. Durable on return.
-pub async fn note_useless(data_dir: &DataDir) -> io::Result<()> {
-    put(data_dir, Some(ReplicaId(0))).await
+/// A recovery of the metadata above this term gave the replica up: from now on it is not started any more. Durable on
+/// return.
+pub async fn note_given_up(data_dir: &DataDir, above: Term) -> io::Result<()> {
+    put(data_dir, ReplicaId(0), above).await
 }
 
-/// Whether another replica has to be asked for.
-pub fn is_due(data_dir: &DataDir) -> bool {
-    noted(data_dir) == Some(ReplicaId(0))
+/// Whether another replica has to be asked for: of those who know of a recovery above this term, and of nobody else.
+pub fn is_due(data_dir: &DataDir) -> Option<Term> {
+    noted(data_dir).filter(|(replica, _)| *replica == ReplicaId(0)).map(|(_, above)| above)
 }
 
 /// Begins the replica that the cluster allocated, in the place of the one that is here.
 pub async fn begin(data_dir: &Arc<DataDir>, replica: ReplicaId) -> io::Result<()> {
-    put(data_dir, Some(replica)).await?;
+    put(data_dir, replica, Term(0)).await?;
     finish(data_dir).await
 }
 
 /// Finishes what [`begin`] began.
 pub async fn finish(data_dir: &Arc<DataDir>) -> io::Result<()> {
-    let Some(replica_id) = noted(data_dir).filter(|replica| *replica != ReplicaId(0)) else { return Ok(()) };
+    let allocated = noted(data_dir).map(|(replica, _)| replica).filter(|replica| *replica != ReplicaId(0));
+    let Some(replica_id) = allocated else { return Ok(()) };
     data_dir.delete_group(GroupId::METADATA).await?;
     // The leader tells it who votes.
     let record = Creation { replica_id, voters: BTreeMap::new() };
@@ -59,14 +62,16 @@ pub async fn finish(data_dir: &Arc<DataDir>) -> io::Result<()> {
     data_dir.put_many(vec![creation_change(GroupId::METADATA, &record), done]).await
 }
 
-async fn put(data_dir: &DataDir, replica: Option<ReplicaId>) -> io::Result<()> {
-    let value = replica.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.get().to_be_bytes()));
-    data_dir.put(None, REJOIN, value).await
+async fn put(data_dir: &DataDir, replica: ReplicaId, above: Term) -> io::Result<()> {
+    let fact = [replica.get().to_be_bytes(), above.get().to_be_bytes()].concat();
+    data_dir.put(None, REJOIN, Bytes::from(fact)).await
 }
 
-fn noted(data_dir: &DataDir) -> Option<ReplicaId> {
+fn noted(data_dir: &DataDir) -> Option<(ReplicaId, Term)> {
     let fact = data_dir.get(None, REJOIN)?;
-    Some(ReplicaId(u64::from_be_bytes(fact.as_ref().try_into().ok()?)))
+    let (replica, above) = fact.split_first_chunk()?;
+    let replica = ReplicaId(u64::from_be_bytes(*replica));
+    Some((replica, Term(u64::from_be_bytes(above.try_into().ok()?))))
 }
 
 #[cfg(test)]
@@ -114,7 +119,7 @@ mod tests {
             seen[usize::from(found == new)] = true;
             assert_eq!(log.bounds().last.is_none(), found == new);
             assert!(found == new || (found == old && !is_done));
-            assert!(!is_due(&data_dir));
+            assert_eq!(is_due(&data_dir), None);
             if is_done {
                 break;
             }
