@@ -69,7 +69,7 @@ pub struct PartitionFigures {
 
 impl PartitionFigures {
     fn is_under_replicated(&self) -> bool {
-        self.replicas.iter().any(|replica| !replica.leaving && !(replica.live && replica.in_sync))
+        self.replicas.iter().any(|replica| !replica.leaving && (!replica.live || !replica.in_sync))
     }
 
     fn is_moving(&self) -> bool {
