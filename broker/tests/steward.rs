@@ -328,7 +328,7 @@ async fn brokers_are_drained_and_removed_and_partitions_moved() {
         .await;
     cluster.write("orders", 4, "drained").await;
     admin.drain_node(drain(true)).await.unwrap();
-    cluster.until("it leads again", async |c| c.leaders().await.iter().any(|leader| *leader == 1)).await;
+    cluster.until("it leads again", async |c| c.leaders().await.contains(&1)).await;
 
     let moves = |to: &[i32]| {
         let partition =

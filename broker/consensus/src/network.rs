@@ -12,9 +12,7 @@ use bytes::Bytes;
 use headwater_core::DecodeError;
 use headwater_proto::types::{GroupId, ReplicaId};
 use openraft::AnyError;
-use openraft::errors::{
-    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
-};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{RPCOption, RPCTypes};
 use openraft::raft::{
@@ -95,13 +93,13 @@ impl Link {
             RequestKind::Heartbeat => (Lane::Control, RPCTypes::AppendEntries),
             RequestKind::TransferLeader => (Lane::Control, RPCTypes::TransferLeader),
             RequestKind::Snapshot => (Lane::Snapshot, RPCTypes::InstallSnapshot),
-            RequestKind::Vote | RequestKind::PreVote | RequestKind::LogEnds => (Lane::Control, RPCTypes::Vote),
+            RequestKind::Vote | RequestKind::PreVote | RequestKind::LogEnds => {
+                (Lane::Control, RPCTypes::Vote)
+            }
         };
         let request = GroupRequest { group, from, target: self.target, kind, body };
         messenger.call(self.peer, lane, request, within).await.map_err(|error| match error {
-            CallError::TimedOut(timeout) => {
-                Timeout { action, id: from, target: self.target, timeout }.into()
-            }
+            CallError::TimedOut(timeout) => Timeout { action, id: from, target: self.target, timeout }.into(),
             // It arrived damaged: another try may not.
             CallError::Refused(Refusal::Malformed(_)) => self.broken(&error),
             CallError::Unreachable(..) | CallError::Refused(_) => {

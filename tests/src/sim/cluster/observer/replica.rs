@@ -59,7 +59,7 @@ impl ReplicaModel {
         }
         (self.torn, self.quiet) = (seen.torn, seen.quiet);
         if self.restarted {
-            self.check_restart(replica, last, (seen.term, seen.down), committed, report);
+            self.check_restart(replica, last, seen.term, committed, report);
         }
         if seen.term < self.term && !self.excused && !seen.down {
             report
@@ -118,7 +118,7 @@ impl ReplicaModel {
         &mut self,
         replica: ReplicaId,
         last: LogId,
-        (term, down): (Term, bool),
+        term: Term,
         committed: &[Option<Fingerprint>],
         report: &mut Report<'_>,
     ) {
