@@ -79,9 +79,9 @@ async fn garbage_on_every_listener() {
     }
     let grown = fixture.memory().saturating_sub(before);
     assert!(grown < 64 << 20, "grown by {grown} bytes");
-    for listener in ["kafka", "peer"] {
+    for (listener, reason) in [("kafka", "not_served"), ("peer", "peer")] {
         let closed =
-            format!("headwater_connections_failed_total{{listener=\"{listener}\",reason=\"not_served\"}}");
+            format!("headwater_connections_failed_total{{listener=\"{listener}\",reason=\"{reason}\"}}");
         assert!(fixture.metric(&closed).is_some_and(|count| count > 0.0), "{closed}");
     }
     fixture.restart();
