@@ -1,6 +1,8 @@
 //! Brokers that come, go, lose their disks and are emptied: groups follow, and nothing that was written is missing.
 #![allow(clippy::unwrap_used)]
 
+mod ports;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use headwater_proto::v1::cluster_client::ClusterClient;
 use headwater_proto::v1::data_client::DataClient;
 use headwater_storage::disk::SimDisk;
 use tonic::transport::Channel;
+
+use ports::free_address;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -207,10 +211,6 @@ impl Cluster {
         let partitions = self.partitions().await;
         partitions.iter().filter(|p| p.topic == topic).map(|p| p.high_watermark).collect()
     }
-}
-
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 async fn produce(channel: Channel, topic: &str, partition: i32, value: &str) -> bool {

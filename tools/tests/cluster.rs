@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::net::{SocketAddr, TcpListener};
+#[path = "../../broker/tests/ports/mod.rs"]
+mod ports;
+
+use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,21 +16,18 @@ use headwater_broker::{Broker, Env};
 use headwater_storage::disk::RealDisk;
 use serde_json::Value;
 
+use ports::free_address;
+
 /// Brokers 1, 2 and 3 in this process, and the tool beside them.
 struct Cluster {
     dir: tempfile::TempDir,
     brokers: Vec<Broker>,
 }
 
-/// An address that is free at the moment.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 impl Cluster {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let peers: Vec<SocketAddr> = (0..3).map(|_| free()).collect();
+        let peers: Vec<SocketAddr> = (0..3).map(|_| free_address()).collect();
         let nodes = peers.iter().zip(1..).map(|(peer, id)| (id, peer.to_string().parse().unwrap()));
         let nodes = NodeList(nodes.collect());
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();

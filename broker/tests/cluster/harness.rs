@@ -1,7 +1,7 @@
 //! Brokers that can be stopped, killed with or without their unsynced data, and started again.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use headwater_proto::v1::data_client::DataClient;
 use headwater_storage::disk::SimDisk;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
+
+use crate::ports::free_address;
 
 /// No test waits longer for anything.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,7 +39,7 @@ impl Member {
         let mut config = Config::default();
         let broker = &mut config.broker;
         (broker.kafka_addr, broker.http_addr) = (any_port(), any_port());
-        (broker.grpc_addr, broker.peer_addr) = (free_port(), free_port());
+        (broker.grpc_addr, broker.peer_addr) = (free_address(), free_address());
         (broker.node_id, broker.data_dir) = (id, "/data".into());
         Self { disk: Arc::new(SimDisk::new(id as u64)), config, running: None }
     }
@@ -316,10 +318,6 @@ impl Cluster {
 }
 
 /// A port that nobody has at the moment: lists name ports before anybody listens on them.
-pub fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }

@@ -7,4 +7,6 @@ mod founding;
 mod harness;
 mod lifecycle;
 mod metadata_recovery;
+#[path = "../ports/mod.rs"]
+mod ports;
 mod recovery;

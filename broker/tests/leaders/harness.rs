@@ -18,6 +18,8 @@ use headwater_storage::disk::SimDisk;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
+use crate::ports::free_address;
+
 /// No test waits longer for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -60,8 +62,8 @@ pub struct Trio {
 impl Trio {
     /// Three brokers that found a cluster, once each knows of the two others.
     pub async fn start(adjust: impl Fn(&mut Config)) -> Self {
-        let ports: Vec<_> = (0..6).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let address = |n: usize| ports[n].local_addr().unwrap();
+        let ports: Vec<_> = (0..6).map(|_| free_address()).collect();
+        let address = |n: usize| ports[n];
         let nodes: BTreeMap<_, HostPort> =
             (1..=3).zip(0..).map(|(id, n)| (id, address(n).to_string().parse().unwrap())).collect();
         let member = |id: i32| {
@@ -80,7 +82,6 @@ impl Trio {
             (id, Member { disk, entropy, config, running: None, grpc_address })
         };
         let members = (1..=3).map(member).collect();
-        drop(ports);
         let mut trio = Self { members };
         for id in 1..=3 {
             trio.boot(id).await;

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+#[path = "../ports/mod.rs"]
+mod ports;
 mod reads;
 mod rest;
 mod status;
