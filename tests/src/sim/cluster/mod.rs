@@ -41,6 +41,8 @@ const QUIET_END: Duration = Duration::from_secs(3);
 /// A cluster that isn't whole so long after the last fault never will be. A torn end is vouched for by a majority only
 /// after a minute.
 const WHOLE_MAX: Duration = Duration::from_secs(120);
+/// From the last answer to a client until every replica has applied what was answered.
+const SETTLED_MAX: Duration = Duration::from_secs(5);
 
 /// What a run is told.
 #[derive(Debug, Clone)]
@@ -179,9 +181,20 @@ impl Run {
         }
         let ended = self.clients.lock().unwrap_or_else(PoisonError::into_inner).take();
         ended.unwrap_or_else(|| Err("the clients did not come to their end".into()))?;
+        self.settle()?;
         self.observer.look(&self.nodes, self.sim.elapsed());
         replicas::note(&self.nodes, &self.recorder);
         self.failures.extend(replicas::states_differ(&self.nodes));
+        Ok(())
+    }
+
+    /// Lets followers hear that the last records are committed, which the clients knew first. One that still has not
+    /// is compared as it is.
+    fn settle(&mut self) -> Result<()> {
+        let end = self.sim.elapsed() + SETTLED_MAX;
+        while self.sim.elapsed() < end && !replicas::agree(&self.nodes) {
+            self.sim.step().map_err(|error| format!("at {:?}: {error}", self.sim.elapsed()))?;
+        }
         Ok(())
     }
 

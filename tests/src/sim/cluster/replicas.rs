@@ -25,6 +25,19 @@ pub fn note(nodes: &[Node], recorder: &Recorder) {
     }
 }
 
+/// Whether every replica of the load's topics has applied as much as the others.
+pub fn agree(nodes: &[Node]) -> bool {
+    let mut ends = BTreeMap::new();
+    nodes.iter().all(|node| {
+        let topics = topics(node);
+        let seen = node.observe().unwrap_or_default();
+        seen.iter().filter(|seen| topics.contains_key(&seen.group.topic_id)).all(|seen| {
+            let end = seen.progress.high_watermark;
+            *ends.entry(seen.group).or_insert(end) == end
+        })
+    })
+}
+
 /// The load's topics, by id, as one broker knows them.
 fn topics(node: &Node) -> BTreeMap<TopicId, String> {
     let ours = load::targets();
