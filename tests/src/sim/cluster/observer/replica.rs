@@ -3,7 +3,7 @@
 use headwater_broker::Observation;
 use headwater_proto::record::BatchHeader;
 use headwater_proto::types::{LogIndex, ReplicaId, Term};
-use headwater_storage::log::{Log, LogId};
+use headwater_storage::log::{Log, LogError, LogId};
 
 use super::Report;
 use super::group::{Entries, Fingerprint};
@@ -14,7 +14,7 @@ pub struct ReplicaModel {
     /// Its entries by index, from 1 on; `None`: purged before it was seen.
     log: Vec<Option<Fingerprint>>,
     /// The last entry known to be on its disk.
-    pub durable: LogId,
+    pub durable: LogIndex,
     term: Term,
     applied: LogIndex,
     first_segment: LogIndex,
@@ -70,8 +70,8 @@ impl ReplicaModel {
         }
         self.term = self.term.max(seen.term);
         self.follow_log(replica, &seen.log, last, entries, report);
-        let durable = bounds.durable_index.unwrap_or_default();
-        self.durable = self.log_id(durable).or(bounds.purged).unwrap_or_default();
+        let purged = bounds.purged.map(|purged| purged.index);
+        self.durable = bounds.durable_index.max(purged).unwrap_or_default();
         self.check_order(replica, seen, last, report);
         self.count_segments(&seen.log, report);
     }
@@ -88,7 +88,7 @@ impl ReplicaModel {
 
     pub fn rotted(&mut self) {
         self.excused = true;
-        self.promised = self.promised.max(self.durable.index);
+        self.promised = self.promised.max(self.durable);
     }
 
     /// Whether its log holds that entry, or has held and purged it.
@@ -102,15 +102,11 @@ impl ReplicaModel {
     }
 
     pub fn holds_durably(&self, index: LogIndex, term: Term) -> bool {
-        (index <= self.durable.index && self.holds(index, term)) || (self.excused && index <= self.promised)
+        (index <= self.durable && self.holds(index, term)) || (self.excused && index <= self.promised)
     }
 
     pub fn fingerprint(&self, index: LogIndex) -> Option<Fingerprint> {
         self.log.get((index.get() as usize).checked_sub(1)?).copied().flatten()
-    }
-
-    fn log_id(&self, index: LogIndex) -> Option<LogId> {
-        self.fingerprint(index).map(|entry| LogId { term: entry.term, index })
     }
 
     /// What was committed and on its disk is there after a restart, and so is its vote.
@@ -126,7 +122,7 @@ impl ReplicaModel {
         if self.excused {
             return;
         }
-        let kept = (committed.len() as u64).min(self.durable.index.get());
+        let kept = (committed.len() as u64).min(self.durable.get());
         let held = committed[..kept as usize].iter().rposition(|entry| entry.is_some());
         let expected = held.map_or(0, |position| position as u64 + 1).min(kept);
         if self.holds_committed(expected, committed) && last.index.get() < expected {
@@ -175,7 +171,7 @@ impl ReplicaModel {
             self.log[index as usize] = None;
         }
         for index in agreed + 1..=last.index.get() {
-            let entry = (index >= first).then(|| fingerprint(log, LogIndex(index))).flatten();
+            let entry = (index >= first).then(|| fingerprint(log, LogIndex(index)).ok().flatten()).flatten();
             if let Some(Fingerprint { term, crc: Some(crc) }) = entry {
                 let before = self.log.last().copied().flatten().map(|entry| entry.term);
                 if !entries.matches(LogIndex(index), term, crc, before) {
@@ -203,10 +199,11 @@ impl ReplicaModel {
         self.applied = applied;
     }
 
-    /// Whether the log still has what was seen at `index`.
+    /// Whether the log still has what was seen at `index`, as far as it can be read: a disk without power has not
+    /// forgotten.
     fn agrees(&self, log: &Log, index: LogIndex) -> bool {
-        let seen = self.fingerprint(index);
-        seen.is_none_or(|seen| fingerprint(log, index).is_some_and(|now| now.agrees(seen)))
+        let Some(seen) = self.fingerprint(index) else { return true };
+        fingerprint(log, index).map_or(true, |now| now.is_some_and(|now| now.agrees(seen)))
     }
 
     fn count_segments(&mut self, log: &Log, report: &mut Report<'_>) {
@@ -223,8 +220,9 @@ impl ReplicaModel {
 }
 
 /// What is known of an entry of a log; `None` if there is no such entry.
-fn fingerprint(log: &Log, index: LogIndex) -> Option<Fingerprint> {
-    let term = log.entry(index).ok()??.term;
+fn fingerprint(log: &Log, index: LogIndex) -> Result<Option<Fingerprint>, LogError> {
+    let Some(entry) = log.entry(index)? else { return Ok(None) };
     let batch = log.batch(index).ok().flatten();
-    Some(Fingerprint { term, crc: batch.and_then(|(_, batch)| Some(BatchHeader::read(&batch)?.crc)) })
+    let crc = batch.and_then(|(_, batch)| Some(BatchHeader::read(&batch)?.crc));
+    Ok(Some(Fingerprint { term: entry.term, crc }))
 }
