@@ -21,8 +21,10 @@ use tonic::transport::Channel;
 
 use crate::ports::free_address;
 
-/// No test waits longer for anything.
+/// No test waits longer for anything else.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// As long it waits where a majority must vouch for a torn end, which it may after 60 s.
+pub const MAJORITY_PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks at what is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -353,8 +355,12 @@ fn values(mut batches: Bytes, from: i64) -> Vec<String> {
 }
 
 /// Waits until it holds.
-pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let patience = tokio::time::Instant::now() + PATIENCE;
+pub async fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    eventually_within(PATIENCE, what, holds).await;
+}
+
+pub async fn eventually_within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let patience = tokio::time::Instant::now() + patience;
     while !holds() {
         assert!(tokio::time::Instant::now() < patience, "never: {what}");
         tokio::time::sleep(LOOK_AGAIN).await;
