@@ -11,9 +11,8 @@ use bytes::Bytes;
 use headwater_consensus::transport::Transport;
 use headwater_consensus::{ConsensusError, Health};
 use headwater_proto::record::Limits;
-use headwater_proto::types::{BrokerId, GroupId, Incarnation};
+use headwater_proto::types::{BrokerId, Incarnation};
 use headwater_storage::data_dir::{DataDir, OpenError};
-use headwater_storage::log::LogOptions;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -97,17 +96,11 @@ impl Node {
         let segment_bytes = context.config.cluster.metadata_segment_bytes;
         let (groups, settings, seed) = (host.groups(), host.raft_settings(), entropy.next_u64());
         let metadata = start_metadata_group(&identity, groups, settings, segment_bytes, seed);
-        let damaged =
-            || NodeError::MetadataDamaged { data_dir: context.config.broker.data_dir.display().to_string() };
-        let metadata = match Box::pin(metadata).await {
-            Ok(metadata) => metadata,
-            // What was vouched for at a clean stop is not looked through before it is read.
-            Err(_) if is_rotten(&host.data_dir).await => return Err(damaged()),
-            Err(error) => return Err(error.into()),
-        };
+        let metadata = Box::pin(metadata).await?;
         if matches!(metadata.health(), Health::Damaged(_)) {
             metadata.shutdown().await;
-            return Err(damaged());
+            let data_dir = context.config.broker.data_dir.display().to_string();
+            return Err(NodeError::MetadataDamaged { data_dir });
         }
         let pinger = Arc::new(context.transport.clone());
         let cluster =
@@ -288,13 +281,5 @@ impl Node {
         if let Err(error) = self.data_dir().flush_clean().await {
             tracing::error!(%error, "the stop was not clean: the next start recovers");
         }
-    }
-}
-
-/// Whether the log of the metadata does not hold what was written.
-async fn is_rotten(data_dir: &Arc<DataDir>) -> bool {
-    match data_dir.open_log(GroupId::METADATA, LogOptions::default()).await {
-        Ok(log) => log.scrub().await.is_ok() && log.damage().is_some_and(|damage| !damage.accepted),
-        Err(_) => false,
     }
 }

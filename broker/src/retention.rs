@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use headwater_consensus::Health;
 
 use crate::node::Node;
 use crate::partition::Partition;
@@ -21,6 +22,7 @@ pub async fn run(node: Arc<Node>) {
             partition.tend(settings, now).await;
         };
         node.registry().retry_failed().await;
+        find_rot(&node).await;
         node.controller().checkpoint().await;
         stream::iter(node.registry().open_partitions())
             .take_until(node.stop().cancelled())
@@ -46,6 +48,16 @@ pub async fn scrub(node: Arc<Node>) {
                 () = scrub_one(&node, &partition) => {}
                 () = node.stop().cancelled() => return,
             }
+        }
+    }
+}
+
+/// A replica that failed over what it read has met rot, and waits for no scrub: found, it can be built anew.
+async fn find_rot(node: &Node) {
+    for partition in node.registry().open_partitions() {
+        let group = partition.group();
+        if matches!(group.health(), Health::Failed(_)) && group.take_unreadable() {
+            scrub_one(node, &partition).await;
         }
     }
 }

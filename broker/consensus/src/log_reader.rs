@@ -13,7 +13,7 @@ use futures_util::{Stream, stream};
 use headwater_core::ControlEntry;
 use headwater_proto::record::{BatchHeader, HEADER_BYTES};
 use headwater_proto::types::{LogIndex, Offset};
-use headwater_storage::log::EntryMeta;
+use headwater_storage::log::{EntryMeta, LogError};
 use openraft::{OptionalSend, RaftLogReader};
 
 use crate::encoding::decode_membership;
@@ -47,8 +47,12 @@ impl LogReader {
         if start >= end {
             return Ok(Vec::new());
         }
-        let batches = self.shared.log.batches(start..end, max_bytes).map_err(log_failed)?;
-        batches.into_iter().map(|(meta, batch)| entry(meta, batch)).collect()
+        let entries = match self.shared.log.batches(start..end, max_bytes) {
+            Ok(batches) => batches.into_iter().map(|(meta, batch)| entry(meta, batch)).collect(),
+            Err(error @ LogError::Io(_)) => return Err(log_failed(error)),
+            Err(error) => Err(log_failed(error)),
+        };
+        entries.inspect_err(|_| self.shared.note_unreadable())
     }
 
     /// The entries of a range, a step at a time.

@@ -6,6 +6,7 @@
 //! what is remembered as committed never leads the durable end of the log.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) appends: watch::Sender<AppendState>,
     /// Why the group cannot go on; set before Raft itself knows, and for good.
     pub(crate) failure: watch::Sender<Option<String>>,
+    /// Something that the log should hold was read, and is not what was written.
+    unreadable: AtomicBool,
     /// One writer of tables at a time.
     pub(crate) tables: tokio::sync::Mutex<()>,
     vote: Mutex<Option<RaftVote>>,
@@ -83,6 +86,7 @@ impl Shared {
             log,
             appends: watch::Sender::new(AppendState::Open),
             failure: watch::Sender::new(None),
+            unreadable: AtomicBool::new(false),
             tables: tokio::sync::Mutex::new(()),
             vote: Mutex::new(vote),
             committed: Mutex::new(committed.and_then(to_raft)),
@@ -104,6 +108,16 @@ impl Shared {
         if failed {
             tracing::error!(group = %self.group, %reason, "the group failed");
         }
+    }
+
+    /// Notes that the log contradicts itself: a scrub will say what is lost.
+    pub(crate) fn note_unreadable(&self) {
+        self.unreadable.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it did since the last call.
+    pub(crate) fn take_unreadable(&self) -> bool {
+        self.unreadable.swap(false, Ordering::Relaxed)
     }
 
     /// Passes a result on to Raft, for which an error of the store is the end.

@@ -12,7 +12,7 @@ use headwater_core::mutant::{self, Mutant};
 use headwater_proto::types::{GroupId, ReplicaId, Term};
 use headwater_storage::data_dir::DataDir;
 use headwater_storage::journal::Change;
-use headwater_storage::log::LogOptions;
+use headwater_storage::log::{Log, LogOptions};
 use openraft::Raft;
 use openraft::errors::{InitializeError, RaftError};
 use tokio::sync::{Mutex, RwLock};
@@ -94,12 +94,12 @@ impl<M: Machine> Group<M> {
         let data_dir = Arc::clone(&host.data_dir);
         record_creation(&spec, &data_dir).await?;
         let log = data_dir.open_log(spec.id, log_options).await?;
-        let damaged = log.damage().is_some_and(|damage| !damage.is_empty() && !damage.accepted);
+        let damaged = is_damaged(&log);
         let shared = Shared::open(spec.id, data_dir, log)?;
         #[cfg(feature = "mutants")]
         crate::planted::find_stale_tail(&shared).await?;
         let state = Arc::new(State::open(shared, &machine)?);
-        let raft = if damaged { None } else { Some(run(&spec, &host, &state, settings, seed).await?) };
+        let raft = if damaged { None } else { run_if_whole(&spec, &host, &state, settings, seed).await? };
         if raft.is_none() {
             state.expose_damaged();
         }
@@ -146,6 +146,32 @@ async fn record_creation(spec: &GroupSpec, data_dir: &DataDir) -> Result<(), Con
             let stored = data_dir.put(Some(spec.id), fact::CREATION, encode_creation(&record));
             stored.await.map_err(ConsensusError::Journal)
         }
+    }
+}
+
+fn is_damaged(log: &Log) -> bool {
+    log.damage().is_some_and(|damage| !damage.is_empty() && !damage.accepted)
+}
+
+/// Starts Raft; `None` if what it reads turns out to be rotten. Recovery trusts an index that proves itself and looks
+/// through the end of the log only: what is wrong before it is met here first. A replica that only failed would stay
+/// as it is for ever, and a damaged one is built anew.
+async fn run_if_whole<M: Machine>(
+    spec: &GroupSpec,
+    host: &GroupHost,
+    state: &Arc<State<M>>,
+    settings: RaftSettings,
+    seed: u64,
+) -> Result<Option<GroupRaft<M>>, ConsensusError> {
+    let shared = &state.shared;
+    match run(spec, host, state, settings, seed).await {
+        Ok(raft) => Ok(Some(raft)),
+        Err(error) if shared.take_unreadable() => {
+            tracing::error!(group = %spec.id, %error, "the log cannot be read: looking for what is damaged");
+            shared.log.scrub().await?;
+            if is_damaged(&shared.log) { Ok(None) } else { Err(error) }
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use headwater_core::PartitionState;
 use headwater_proto::record::{Compression, RecordBatchBuilder};
-use headwater_proto::types::{Offset, ReplicaId};
+use headwater_proto::types::{LogIndex, Offset, ReplicaId};
 use headwater_storage::disk::SimDisk;
 use headwater_storage::log::{LogId, LogOptions};
 
@@ -308,6 +308,31 @@ async fn rot_leaves_a_group_that_can_be_read_until_its_loss_is_accepted() {
     let mut voter = OneVoter::new(&disk, small_segments()).await;
     append_all(&mut voter, 30..33).await;
     assert_eq!(voter.group.health(), Health::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rot_that_a_start_reads_first_is_damage_and_no_failure() {
+    let disk = Arc::new(SimDisk::new(1));
+    let mut voter = OneVoter::new(&disk, LogOptions::default()).await;
+    append_all(&mut voter, 0..30).await;
+    let position = voter.group.log().entry(LogIndex(20)).unwrap().unwrap().position;
+    voter.group.shutdown().await;
+    voter.group.state.shared.data_dir.flush_clean().await.unwrap();
+    drop(voter);
+    disk.kill_process();
+    // After a clean stop the start does not look through the log, and its header tells Raft what an entry is.
+    disk.flip_bit(&segment_files(&disk)[0], position + 30, 3).unwrap();
+
+    for _ in 0..2 {
+        let voter = OneVoter::new(&disk, LogOptions::default()).await;
+        let Health::Damaged(damage) = voter.group.health() else { panic!("{:?}", voter.group.health()) };
+        assert_eq!(damage.ranges.len(), 1);
+        assert_eq!(damage.ranges[0].first_index, LogIndex(20));
+        assert_eq!(voter.group.leadership(), None);
+        voter.group.shutdown().await;
+        drop(voter);
+        disk.kill_process();
+    }
 }
 
 #[tokio::test(start_paused = true)]
