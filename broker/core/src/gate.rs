@@ -210,12 +210,6 @@ impl Gate {
         self.draining = !mutant::active(Mutant::RefusedThenAccepted);
     }
 
-    /// Whether a refusal is being settled.
-    #[must_use]
-    pub const fn is_draining(&self) -> bool {
-        self.draining
-    }
-
     /// Proposals that have not been answered.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -86,11 +86,6 @@ impl Identity {
     pub fn is_founder(&self) -> bool {
         self.founders.keys().next() == Some(&self.replica_id)
     }
-
-    /// Whether it began as the only broker.
-    pub fn began_alone(&self) -> bool {
-        self.is_founder() && self.founders.len() == 1
-    }
 }
 
 /// An id that no other cluster has.

@@ -27,8 +27,6 @@ pub mod fact {
     pub const TAIL_CUT: u8 = 4;
     /// Damage that was found below the durable point, and whether its loss was accepted.
     pub const DAMAGE: u8 = 5;
-    /// The first number that a log never uses.
-    pub const FIRST_FREE: u8 = 32;
 }
 
 /// What one flush round has to do for one log.

@@ -119,13 +119,6 @@ impl Delivery {
         self.batch.outcome.get().map(|outcome| self.of(outcome))
     }
 
-    /// Whether both records went into one batch and hence share their fate: of many deliveries, it
-    /// is enough to await one per batch.
-    #[must_use]
-    pub fn same_batch(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.batch, &other.batch)
-    }
-
     fn of(&self, parts: &[PartOutcome]) -> Result<Delivered, DeliveryError> {
         let partition = self.batch.partition.partition;
         let at = parts.partition_point(|part| part.first <= self.index);

@@ -37,12 +37,6 @@ impl Compression {
             Self::Zstd => "zstd",
         }
     }
-
-    /// The codec of this name; `None` for one that Kafka does not define.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|compression| compression.name() == name)
-    }
 }
 
 /// Bits 0..=2 compression, 3 timestamp type, 4 transactional, 5 control, 6 delete horizon.

@@ -4,7 +4,6 @@
 //! has headers allocates, and no more than its checked header count. Every length is compared with
 //! what remains of the record before it is used. After the first error the iteration is over.
 
-use std::borrow::Cow;
 use std::iter::FusedIterator;
 
 use bytes::Bytes;
@@ -33,14 +32,6 @@ pub struct Header {
     /// UTF-8 by the protocol, but not checked: the bytes are what the producer wrote.
     pub key: Bytes,
     pub value: Option<Bytes>,
-}
-
-impl Header {
-    /// The key as text, with replacement characters where it is not UTF-8.
-    #[must_use]
-    pub fn key_text(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.key)
-    }
 }
 
 /// The records of one batch in offset order; see [`super::RecordBatch::records`].

@@ -24,7 +24,6 @@ mod throttle;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -206,11 +205,6 @@ impl Transport {
     /// always do.
     pub fn throttle(&self, group: GroupId, replica: ReplicaId, catching_up: bool) {
         self.0.throttle.mark(group, replica, catching_up);
-    }
-
-    /// The rate of recovery from now on; `None`: no limit.
-    pub fn set_recovery_rate(&self, bytes_per_second: Option<NonZeroU64>) {
-        self.0.throttle.set_rate(bytes_per_second);
     }
 
     /// Serves a connection that another broker opened. After `drain` its requests are answered, and no more are

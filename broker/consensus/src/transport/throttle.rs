@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use headwater_proto::types::{GroupId, ReplicaId};
@@ -17,7 +17,7 @@ const BURST: Duration = Duration::from_millis(100);
 /// One token bucket for all that this broker sends to replicas that are catching up.
 #[derive(Debug)]
 pub(super) struct Throttle {
-    rate: RwLock<Option<NonZeroU64>>,
+    rate: Option<NonZeroU64>,
     /// When the bucket is empty no more. Held while waiting, which makes the queue fair.
     ready_at: tokio::sync::Mutex<Instant>,
     catching_up: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
@@ -26,14 +26,10 @@ pub(super) struct Throttle {
 impl Throttle {
     pub(super) fn new(bytes_per_second: Option<NonZeroU64>) -> Self {
         Self {
-            rate: RwLock::new(bytes_per_second),
+            rate: bytes_per_second,
             ready_at: tokio::sync::Mutex::new(Instant::now()),
             catching_up: Mutex::default(),
         }
-    }
-
-    pub(super) fn set_rate(&self, bytes_per_second: Option<NonZeroU64>) {
-        *self.rate.write().unwrap_or_else(PoisonError::into_inner) = bytes_per_second;
     }
 
     pub(super) fn mark(&self, group: GroupId, replica: ReplicaId, catching_up: bool) {
@@ -53,8 +49,7 @@ impl Throttle {
             Lane::Append => request.kind == RequestKind::Append && self.is_marked(request),
             Lane::Snapshot => true,
         };
-        let rate = *self.rate.read().unwrap_or_else(PoisonError::into_inner);
-        let (true, Some(rate)) = (recovery, rate) else { return };
+        let (true, Some(rate)) = (recovery, self.rate) else { return };
         let mut ready_at = self.ready_at.lock().await;
         tokio::time::sleep_until(*ready_at).await;
         let earned_since = Instant::now().checked_sub(BURST).unwrap_or(*ready_at);
@@ -99,8 +94,10 @@ mod tests {
         let caught_up = Instant::now();
         throttle.wait(Lane::Append, &append(2, 500_000)).await;
         assert_eq!(caught_up.elapsed(), Duration::ZERO);
-        throttle.set_rate(None);
-        throttle.wait(Lane::Snapshot, &append(2, 500_000)).await;
+        let unlimited = Throttle::new(None);
+        for _ in 0..2 {
+            unlimited.wait(Lane::Snapshot, &append(2, 50_000_000)).await;
+        }
         assert_eq!(caught_up.elapsed(), Duration::ZERO);
     }
 }

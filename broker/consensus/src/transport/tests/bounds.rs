@@ -109,7 +109,7 @@ async fn a_call_longer_than_a_message_is_refused_before_it_is_sent() {
 async fn recovery_keeps_to_its_rate_and_the_rest_does_not_wait_for_it() {
     let net = Arc::<Net>::default();
     let settings = TransportSettings {
-        recovery_bytes_per_second: NonZeroU64::new(10 * MIB as u64),
+        recovery_bytes_per_second: std::num::NonZeroU64::new(10 * MIB as u64),
         ..TransportSettings::default()
     };
     let (a, b) = (host_with(&net, 1, settings.clone()), host_with(&net, 2, settings));

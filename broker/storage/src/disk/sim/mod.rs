@@ -59,7 +59,6 @@ struct State {
     sync_latency: Duration,
     failing_syncs: Option<String>,
     stalled_syncs: Option<(String, Duration)>,
-    failing_reads: Option<String>,
 }
 
 /// A file behind its names and handles.
@@ -97,7 +96,6 @@ impl SimDisk {
             sync_latency: Duration::ZERO,
             failing_syncs: None,
             stalled_syncs: None,
-            failing_reads: None,
         };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), dead: watch::Sender::new(false) }) }
     }
@@ -125,7 +123,6 @@ impl SimDisk {
         state.die_after = None;
         state.failing_syncs = None;
         state.stalled_syncs = None;
-        state.failing_reads = None;
         drop(state);
         self.shared.dead.send_replace(false);
     }
@@ -187,11 +184,6 @@ impl SimDisk {
     /// Syncs of files and directories whose path contains `part` take that much longer; `None` ends it.
     pub fn stall_syncs(&self, stall: Option<(&str, Duration)>) {
         self.shared.lock().stalled_syncs = stall.map(|(part, time)| (part.to_owned(), time));
-    }
-
-    /// Reads of files whose path contains `part` fail; `None` ends it.
-    pub fn fail_reads(&self, part: Option<&str>) {
-        self.shared.lock().failing_reads = part.map(str::to_owned);
     }
 
     /// From now on the disk has room for just that many bytes more.
