@@ -221,7 +221,8 @@ async fn with_no_replica_left_an_empty_one_begins_where_the_operator_says() {
 /// of the metadata's log may be vouched for by a majority only, after a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recovery_that_a_power_cut_interrupts_goes_on() {
-    let cuts: Vec<_> = [1, 2, 4, 7, 11, 16, 24].map(|after| tokio::spawn(cut_within_a_recovery(after))).into();
+    let cuts: Vec<_> =
+        [1, 2, 4, 7, 11, 16, 24].map(|after| tokio::spawn(cut_within_a_recovery(after))).into();
     for cut in cuts {
         cut.await.unwrap();
     }
