@@ -145,7 +145,7 @@ async fn look_around(node: Arc<Node>, looked_around: watch::Sender<bool>) {
 /// Why this broker must not go on, as the others see it.
 async fn objection(node: &Node, is_current: bool) -> Option<NodeError> {
     let (own, cluster_id) = (node.controller().broker_id(), node.controller().cluster_id());
-    let request = probe_request(node.transport(), node.data_dir().incarnation(), Some(cluster_id));
+    let request = probe_request(node.transport(), node.data_dir().incarnation());
     let mut asked = seeds(&node.config().cluster, own);
     let listed = asked.len();
     asked.extend(node.known().addresses().into_iter().map(|(id, address)| (Some(id), address)));

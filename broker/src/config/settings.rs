@@ -32,7 +32,8 @@ settings! {
         node_id: i32 = 1, in 0..=1_000_000;
         /// Where everything durable lies; created if it is missing.
         data_dir: PathBuf = PathBuf::from("./headwater-data");
-        /// Name of the rack or zone, told to clients.
+        /// Name of the rack or zone: replicas are spread over racks, and clients that name theirs read from the nearest
+        /// replica.
         rack: String = String::new();
         /// Listener of the Kafka protocol.
         kafka_addr: SocketAddr = loopback(9092);
@@ -48,7 +49,7 @@ settings! {
         peer_advertised_addr: Option<HostPort> = None;
         /// Listener of /metrics and /health.
         http_addr: SocketAddr = loopback(9095);
-        /// Where people find the HTTP listener.
+        /// Where people find the HTTP listener, as `cluster status` shows it.
         http_advertised_addr: Option<HostPort> = None;
         /// Other defaults, for a developer's machine; what is set explicitly stays.
         dev: bool = false;

@@ -137,7 +137,7 @@ impl Entrance<'_> {
     /// Of the brokers of the cluster, those that know of its last forced recovery: others may still go by what it gave
     /// up, and what they allocate is worth nothing.
     async fn who_gives(&self, cluster_id: ClusterId, asked: &[(Option<BrokerId>, String)]) -> Vec<String> {
-        let request = probe_request(self.transport(), self.host.data_dir.incarnation(), Some(cluster_id));
+        let request = probe_request(self.transport(), self.host.data_dir.incarnation());
         let ask = |(_, address): &(Option<BrokerId>, String)| {
             let (address, request) = (address.clone(), request.clone());
             async move {
@@ -162,7 +162,7 @@ impl Entrance<'_> {
 
     /// One round: the answers of those who gave one, and in words those that help nobody.
     async fn ask(&self, own: &Candidate, seeds: &[(Option<BrokerId>, String)]) -> Vec<Result<Found, String>> {
-        let request = probe_request(self.transport(), own.incarnation, None);
+        let request = probe_request(self.transport(), own.incarnation);
         let ask = |(expected, address): &(Option<BrokerId>, String)| {
             let (request, expected, address) = (request.clone(), *expected, address.clone());
             async move {
@@ -237,8 +237,9 @@ impl Entrance<'_> {
                     return Err(EntranceError::Refused(failed.message));
                 }
                 Some(join_response::Outcome::Failed(failed)) => self.host.wait_for(&failed.message),
-                Some(join_response::Outcome::LeaderId(_)) | None => {
-                    self.host.wait_for("waiting for somebody to lead the metadata of the cluster");
+                None => {
+                    let unclear = "answered in a way that this broker does not understand";
+                    self.host.wait_for(&format!("{} {unclear}", member.address));
                 }
             }
         }
@@ -250,18 +251,10 @@ impl Entrance<'_> {
     }
 }
 
-/// What a broker is asked by one that has that data directory, and is in that cluster or in none.
-pub fn probe_request(
-    transport: &Transport,
-    incarnation: Incarnation,
-    cluster: Option<ClusterId>,
-) -> v1::ProbeRequest {
-    v1::ProbeRequest {
-        broker_id: transport.local().broker_id.get(),
-        incarnation: incarnation.0.to_vec().into(),
-        peer_address: transport.local().peer_address.clone(),
-        cluster_id: cluster.map_or_else(Vec::new, |id| id.0.to_vec()).into(),
-    }
+/// What a broker is asked by one that has that data directory.
+pub fn probe_request(transport: &Transport, incarnation: Incarnation) -> v1::ProbeRequest {
+    let broker_id = transport.local().broker_id.get();
+    v1::ProbeRequest { broker_id, incarnation: incarnation.0.to_vec().into() }
 }
 
 /// Whether asking again leads nowhere.

@@ -63,7 +63,6 @@ impl Peers {
             boot_id: local.boot_id,
             software_version: local.software_version.clone(),
             addresses: book.brokers().into_iter().filter_map(address).collect(),
-            metadata_leader: -1,
             ..v1::ProbeResponse::default()
         }
     }
@@ -71,7 +70,6 @@ impl Peers {
     fn tell_of_the_cluster(&self, asker: (BrokerId, Incarnation), response: &mut v1::ProbeResponse) {
         let Some(node) = self.node() else { return };
         let controller = node.controller();
-        response.metadata_leader = controller.leader().map_or(-1, BrokerId::get);
         controller.with_state(|state| {
             let recovered = state.group(GroupId::METADATA).and_then(|group| group.recovered_above);
             response.metadata_recovered_above = recovered.map_or(0, Term::get);
@@ -120,11 +118,7 @@ impl Peers {
         if replica == ReplicaId(request.lost_replica) {
             replica = self.replace(&node, replica).await?;
         }
-        Ok(v1::Joined {
-            cluster_id: own_cluster.0.to_vec().into(),
-            metadata_replica: replica.get(),
-            voters: Vec::new(),
-        })
+        Ok(v1::Joined { cluster_id: own_cluster.0.to_vec().into(), metadata_replica: replica.get() })
     }
 
     /// Another replica of the metadata group for a broker that cannot use the one it has.
@@ -142,8 +136,7 @@ impl Peers {
 
 #[async_trait]
 impl NodeHandler for Peers {
-    /// A data directory that this broker has not heard of is let in: its replicas have ids of their own, and this
-    /// broker's metadata may be what is behind.
+    /// What is let in unknown does no harm: its replicas have ids of their own.
     fn admits(&self, broker: BrokerId, incarnation: Incarnation) -> bool {
         let retired =
             |node: Arc<Node>| node.controller().with_state(|state| state.is_retired(broker, incarnation));

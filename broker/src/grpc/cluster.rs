@@ -103,6 +103,7 @@ fn broker_status(figures: BrokerFigures) -> v1::BrokerStatus {
         damaged: count(figures.damaged),
         quiet: figures.quiet,
         uptime_ms: figures.uptime_ms,
+        http_address: figures.http_address,
     }
 }
 

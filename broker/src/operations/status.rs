@@ -27,6 +27,7 @@ pub struct BrokerFigures {
     pub log_bytes: u64,
     pub quiet: u32,
     pub uptime_ms: u64,
+    pub http_address: String,
 }
 
 /// The whole.
@@ -202,6 +203,7 @@ impl Node {
             log_bytes: on_disk.map(|found| found.size_bytes).sum(),
             quiet: reply.map_or(0, |reply| reply.quiet),
             uptime_ms: reply.map_or(0, |reply| reply.uptime_ms),
+            http_address: reply.map(|reply| reply.http_address.clone()).unwrap_or_default(),
             broker,
         }
     }

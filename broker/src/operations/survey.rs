@@ -80,6 +80,7 @@ fn survey_here(node: &Node, groups: &[GroupId]) -> SurveyReply {
         replicas: replicas.collect(),
         quiet: u32::try_from(node.cluster().quiet_count()).unwrap_or(u32::MAX),
         uptime_ms: u64::try_from(node.cluster().uptime().as_millis()).unwrap_or(u64::MAX),
+        http_address: node.host().context.advertised.http.to_string(),
     }
 }
 

@@ -1,17 +1,24 @@
 //! The cluster as operators see it.
 
+use headwater_broker::config::Config;
 use headwater_proto::v1;
 
 use crate::harness::{Trio, code, eventually};
 
 #[tokio::test]
 async fn a_dead_broker_and_what_it_lacks_are_shown() {
-    let mut trio = Trio::start(|_| {}).await;
+    let advertise = |config: &mut Config| {
+        let http = format!("console-{}:80", config.broker.node_id);
+        config.broker.http_advertised_addr = Some(http.parse().unwrap());
+    };
+    let mut trio = Trio::start(advertise).await;
     trio.create("t", 4).await;
     let status = trio.calls(2).await.status().await;
     assert_eq!((status.partitions, status.under_replicated, status.leaderless), (4, 0, 0), "{status:?}");
     assert_eq!(status.brokers.iter().map(|broker| broker.leaders).sum::<u32>(), 4);
     assert!(status.brokers.iter().all(|b| b.live && b.replicas == 4 && b.lag_entries == 0), "{status:?}");
+    let consoles: Vec<_> = status.brokers.iter().map(|broker| broker.http_address.as_str()).collect();
+    assert_eq!(consoles, ["console-1:80", "console-2:80", "console-3:80"], "asked of broker 2");
     assert_eq!(trio.calls(3).await.unhealthy().await, []);
 
     trio.kill(2);

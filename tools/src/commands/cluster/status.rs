@@ -76,6 +76,7 @@ fn to_json(status: &v1::ClusterStatusResponse) -> Value {
             "grpc_address": about.grpc_address,
             "kafka_address": about.kafka_address,
             "peer_address": b.peer_address,
+            "http_address": b.http_address,
             "uptime_ms": b.uptime_ms,
             "leaders": b.leaders,
             "replicas": b.replicas,
@@ -135,6 +136,7 @@ fn print(status: &v1::ClusterStatusResponse, page: &mut Page) {
             own(disk(b)),
             own(bytes(b.log_bytes)),
             about.grpc_address,
+            own(b.http_address.clone()),
         ]
     });
     page.table(
@@ -151,6 +153,7 @@ fn print(status: &v1::ClusterStatusResponse, page: &mut Page) {
             ">DISK USED",
             ">LOGS",
             "GRPC",
+            "HTTP",
         ],
         rows,
     );
