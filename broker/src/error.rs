@@ -41,6 +41,11 @@ pub enum RequestError {
     NoLeader,
     #[error("{0}")]
     NotEnoughBrokers(String),
+    #[error(
+        "{replicas} replicas need as many brokers: {brokers} have registered, and others of the cluster are about to; \
+         retry"
+    )]
+    BrokersStarting { replicas: usize, brokers: usize },
     #[error("an earlier change of the partition's replicas is under way; retry when it is done")]
     ChangeInProgress,
     #[error("it was not done in time; the partition goes on as before")]
@@ -129,7 +134,9 @@ impl RequestError {
             Self::TimedOut { .. } | Self::Unknown(_) | Self::NotFinished { .. } => ErrorCode::RequestTimedOut,
             Self::DiskFull | Self::Storage(_) | Self::Damaged(_) => ErrorCode::KafkaStorageError,
             Self::Metadata(error) => error.code(),
-            Self::NoMetadataLeader | Self::Unreachable(_) => ErrorCode::NotController,
+            Self::NoMetadataLeader | Self::Unreachable(_) | Self::BrokersStarting { .. } => {
+                ErrorCode::NotController
+            }
             Self::BrokerIdInUse(_) => ErrorCode::DuplicateBrokerRegistration,
             Self::Lagging => ErrorCode::RequestTimedOut,
             Self::Elsewhere { code, .. } => *code,

@@ -1,17 +1,21 @@
 //! Administration of topics, as both protocols offer it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use headwater_core::metadata::{Command, MetadataError, Topic};
 use headwater_core::placement::{NotEnoughBrokers, Pool};
 use headwater_core::topic_config::Overrides;
 use headwater_proto::types::{BrokerId, GroupId, PartitionId, TopicId};
+use tokio::time::Instant;
 
 use super::{Controller, within};
 use crate::error::RequestError;
 
 /// A new partition elects its leader within a second, unless most of its brokers are away.
 const LED_WITHIN: Duration = Duration::from_secs(3);
+/// A broker of a new cluster registers within a second of its founding, unless it is away.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(3);
 
 /// A topic to be created; zeros stand for the broker's defaults.
 #[derive(Debug, Clone)]
@@ -59,7 +63,7 @@ impl Controller {
         let command = Command::CreateTopic {
             id,
             name: topic.name.clone(),
-            assignments: self.assign(None, partitions, replicas)?,
+            assignments: self.assign(None, partitions, replicas).await?,
             overrides: overrides(topic.configs)?,
         };
         let outcome = TopicOutcome { id, partitions, replicas };
@@ -103,7 +107,7 @@ impl Controller {
         }
         self.check_room(0, total - before)?;
         let replicas = topic.replica_count();
-        let assignments = self.assign(Some(&topic), total - before, replicas)?;
+        let assignments = self.assign(Some(&topic), total - before, replicas).await?;
         let command = Command::CreatePartitions { id: topic.id, before, assignments };
         let outcome = TopicOutcome { id: topic.id, partitions: total, replicas };
         if validate_only {
@@ -141,8 +145,8 @@ impl Controller {
     }
 
     /// Brokers for more partitions, of a topic that may have some already: balanced, over as many racks as there are,
-    /// and those first that answer at the moment.
-    fn assign(
+    /// and those first that answer at the moment. Waits for those that are about to register if they are needed.
+    async fn assign(
         &self,
         topic: Option<&Topic>,
         partitions: usize,
@@ -150,10 +154,35 @@ impl Controller {
     ) -> Result<Vec<Vec<BrokerId>>, RequestError> {
         // A number beyond every limit is refused later; it must not take memory before that.
         let partitions = partitions.min(headwater_core::metadata::PARTITIONS_PER_TOPIC_MAX + 1);
-        let mut pool = self.with_state(|state| Pool::of(state, |broker| self.cluster.alive(broker)));
-        pool.place(topic, partitions, replicas).map_err(|NotEnoughBrokers { replicas, brokers }| {
-            MetadataError::ReplicationFactor { replicas, brokers }.into()
-        })
+        let (mut progress, mut current) = (self.group().progress(), self.current());
+        let deadline = Instant::now() + REGISTERED_WITHIN;
+        loop {
+            let mut pool = self.with_state(|state| Pool::of(state, |broker| self.cluster.alive(broker)));
+            let brokers = match pool.place(topic, partitions, replicas) {
+                Ok(assignments) => return Ok(assignments),
+                Err(NotEnoughBrokers { brokers, .. }) => brokers,
+            };
+            let complete = *current.borrow_and_update();
+            if complete && brokers + self.unregistered() < replicas {
+                return Err(MetadataError::ReplicationFactor { replicas, brokers }.into());
+            }
+            let changed = async {
+                tokio::select! {
+                    changed = progress.changed() => changed,
+                    changed = current.changed() => changed,
+                }
+            };
+            if !matches!(tokio::time::timeout_at(deadline, changed).await, Ok(Ok(()))) {
+                return Err(RequestError::BrokersStarting { replicas, brokers });
+            }
+        }
+    }
+
+    /// Brokers with a replica of the metadata that have not registered: those of a cluster that was just founded.
+    fn unregistered(&self) -> usize {
+        let members = self.group().membership().peers;
+        let brokers: BTreeSet<_> = members.values().map(|peer| peer.broker_id).collect();
+        self.with_state(|state| brokers.into_iter().filter(|id| state.broker(*id).is_none()).count())
     }
 
     /// Waits until somebody leads each of the partitions from `first` on. Who gives up waiting has a topic all the same.

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use headwater_broker::{EntranceError, NodeError};
 use headwater_proto::types::GroupId;
+use headwater_proto::v1;
 use headwater_storage::disk::SimDisk;
 
 use super::harness::*;
@@ -33,6 +35,41 @@ async fn brokers_of_one_list_found_one_cluster_in_any_order() {
     }
     cluster.wait_ready().await;
     assert_eq!(cluster.members[1].cluster_id().await, id);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_asked_for_at_the_founding_waits_for_the_brokers_to_register() {
+    let mut cluster = Cluster::listed(3);
+    cluster.start_all().await;
+    // Connected before anybody answers: asked the moment that somebody does.
+    let created =
+        join_all(cluster.members.iter().zip(["a", "b", "c"]).map(|(m, name)| m.create(name, 1, 3))).await;
+    assert!(created.iter().all(|topic| topic.error.is_none() && topic.replicas == 3), "{created:?}");
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_needs_a_founder_who_is_away_may_be_asked_for_again() {
+    let mut cluster = Cluster::listed(3);
+    cluster.members[2].start().await;
+    // It answers the founders, and never comes to write down what it has become.
+    cluster.members[2].disk.stall_syncs(Some(("", std::time::Duration::from_secs(3_600))));
+    for index in [0, 1] {
+        cluster.members[index].start().await;
+    }
+    for index in [0, 1] {
+        cluster.members[index].wait_ready().await;
+    }
+    let retriable = |topic: v1::TopicResult| topic.error.map(|error| error.retriable);
+    let asked = &cluster.members[1];
+    assert_eq!(retriable(asked.create("t", 1, 3).await), Some(true));
+    assert_eq!(retriable(asked.create("t", 1, 4).await), Some(false), "there never were so many");
+    cluster.members[2].power_cut().await;
+    cluster.members[2].start().await;
+    cluster.members[2].wait_ready().await;
+    assert_eq!(retriable(cluster.members[1].create("t", 1, 3).await), None);
+    assert_eq!(retriable(cluster.members[1].create("u", 1, 4).await), Some(false));
     cluster.stop_all().await;
 }
 
