@@ -228,7 +228,7 @@ fn admit(inner: &Inner, peer: &PeerIdentity) -> Result<(), Status> {
     }
     let (broker, directory) = (peer.broker_id, peer.incarnation);
     Err(Status::permission_denied(format!(
-        "data directory {directory} is not the registered one of broker {broker}"
+        "data directory {directory} of broker {broker} was replaced, and is admitted no more"
     )))
 }
 

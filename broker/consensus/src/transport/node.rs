@@ -28,8 +28,8 @@ pub trait Dialer: Send + Sync + 'static {
 /// What brokers ask of one another apart from their replicas.
 #[async_trait]
 pub trait NodeHandler: Send + Sync + 'static {
-    /// Whether the broker may call from that data directory: it is the registered one, or the metadata that
-    /// this broker holds does not know the broker yet.
+    /// Whether the broker may call from that data directory: unless the metadata that this broker holds has retired
+    /// it. A directory that the metadata does not know is let in; the metadata may be what is behind.
     fn admits(&self, broker: BrokerId, incarnation: Incarnation) -> bool;
 
     /// Requests of one broker begin in the order in which they were made, and may end in any.

@@ -109,6 +109,8 @@ fn name(of_group: bool, kind: u8) -> String {
         (false, 1) => "incarnation",
         (false, 2) => "clean stop",
         (false, 64) => "cluster",
+        (false, 65) => "known brokers",
+        (false, 66) => "rejoin",
         (true, 1) => "durable point",
         (true, 2) => "cut",
         (true, 3) => "purged",
@@ -118,6 +120,7 @@ fn name(of_group: bool, kind: u8) -> String {
         (true, 32) => "creation",
         (true, 33) => "vote",
         (true, 34) => "committed",
+        (true, 48) => "recovered by force",
         (_, kind) => return format!("kind {kind}"),
     }
     .to_string()

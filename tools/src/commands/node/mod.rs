@@ -17,7 +17,7 @@ use crate::settings::Settings;
 pub enum NodeCommand {
     /// Let a broker lead nothing, so that it can be stopped; or let it take part again.
     Drain(drain::DrainArgs),
-    /// Move all replicas of a broker to another one.
+    /// Move all replicas of a broker to another one, and forget it.
     Replace(replace::ReplaceArgs),
     /// Move all replicas of a broker to the others, and forget it.
     Remove(remove::RemoveArgs),

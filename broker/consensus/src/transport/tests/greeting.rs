@@ -55,7 +55,7 @@ async fn an_old_data_directory_is_refused_even_on_a_connection_that_is_open() {
     b.handler.refused.lock().unwrap().insert((a.id, a.incarnation));
     tokio::time::sleep(Duration::from_secs(2)).await;
     let why = refusal(&a, &b).await;
-    assert!(why.contains("not the registered one of broker 1"), "{why}");
+    assert!(why.contains("of broker 1 was replaced"), "{why}");
     assert_eq!(b.replica.began(), 1);
 }
 
