@@ -80,15 +80,11 @@ pub struct Broker {
     status: Arc<Status>,
     addresses: Addresses,
     config: Arc<Config>,
-    /// Of the listeners for clients.
-    stop: Stop,
-    tasks: TaskTracker,
+    clients: Served,
     /// Other brokers are answered until the log is closed.
-    peer_stop: Stop,
-    peer_tasks: TaskTracker,
+    peers: Served,
     /// HTTP outlives the others, to tell of the drain.
-    http_stop: Stop,
-    http_tasks: TaskTracker,
+    http: Served,
 }
 
 impl fmt::Debug for Broker {
@@ -114,32 +110,17 @@ impl Broker {
             config.requests.in_flight_bytes_per_connection,
         )));
 
-        let (http_stop, http_tasks) = (Stop::default(), TaskTracker::new());
-        let serve_http = AcceptLoop {
-            name: "http",
-            listener: bound.http,
-            protocol: Arc::new(HttpProtocol::new(status.clone(), &config)),
-            limits: ConnectionLimits::new(config.http.connections_max, config.connections.per_ip_max),
-            stop: http_stop.clone(),
-            tasks: http_tasks.clone(),
-        };
-        http_tasks.spawn(serve_http.run());
-        http_tasks.spawn(upkeep(http_stop.drain.clone()));
+        let (clients, peers, http) = (Served::default(), Served::default(), Served::default());
+        let limits = ConnectionLimits::new(config.http.connections_max, config.connections.per_ip_max);
+        http.accept("http", bound.http, Arc::new(HttpProtocol::new(status.clone(), &config)), limits);
+        http.tasks.spawn(upkeep(http.stop.drain.clone()));
 
-        let (stop, tasks) = (Stop::default(), TaskTracker::new());
-        let (peer_stop, peer_tasks) = (Stop::default(), TaskTracker::new());
         let advertised = addresses.advertised(&config);
         let transport = listener::transport(&config, &env, &advertised.peer);
-        let serve_peers = AcceptLoop {
-            name: "peer",
-            listener: bound.peer,
-            protocol: Arc::new(PeerProtocol::new(transport.clone())),
-            limits: ConnectionLimits::new(PEER_CONNECTIONS_MAX, PEER_CONNECTIONS_MAX),
-            stop: peer_stop.clone(),
-            tasks: peer_tasks.clone(),
-        };
-        peer_tasks.spawn(serve_peers.run());
-        let drain = stop.drain.clone();
+        let limits = ConnectionLimits::new(PEER_CONNECTIONS_MAX, PEER_CONNECTIONS_MAX);
+        peers.accept("peer", bound.peer, Arc::new(PeerProtocol::new(transport.clone())), limits);
+
+        let drain = clients.stop.drain.clone();
         let context =
             NodeContext { config: config.clone(), env, advertised, transport: transport.clone(), drain };
         let doors = Doors {
@@ -148,31 +129,18 @@ impl Broker {
             addresses,
             config: config.clone(),
             status: status.clone(),
-            stop: stop.clone(),
-            tasks: tasks.clone(),
+            clients: clients.clone(),
             started,
         };
-        let host = match Self::begin(context, doors).await {
-            Ok(host) => host,
+        match Self::begin(context, doors).await {
+            Ok(host) => Ok(Self { host, status, addresses, config, clients, peers, http }),
             Err(error) => {
                 transport.close().await;
-                finish(&peer_stop, &peer_tasks, Duration::ZERO).await;
-                finish(&http_stop, &http_tasks, Duration::ZERO).await;
-                return Err(error.into());
+                peers.finish(Duration::ZERO).await;
+                http.finish(Duration::ZERO).await;
+                Err(error.into())
             }
-        };
-        Ok(Self {
-            host,
-            status,
-            addresses,
-            config,
-            stop,
-            tasks,
-            peer_stop,
-            peer_tasks,
-            http_stop,
-            http_tasks,
-        })
+        }
     }
 
     /// Starts the node, or has it started once the broker has entered a cluster.
@@ -236,7 +204,7 @@ impl Broker {
         if let Some(node) = self.node() {
             node.hand_over(timeout / 2).await;
         }
-        if !finish(&self.stop, &self.tasks, timeout.saturating_sub(started.elapsed())).await {
+        if !self.clients.finish(timeout.saturating_sub(started.elapsed())).await {
             warn!(
                 drain_timeout_ms = self.config.broker.drain_timeout_ms,
                 "connections were cut at the end of the drain"
@@ -246,15 +214,15 @@ impl Broker {
             Some(node) => node.shutdown().await,
             None => self.host.close().await,
         }
-        finish(&self.peer_stop, &self.peer_tasks, Duration::ZERO).await;
-        finish(&self.http_stop, &self.http_tasks, Duration::ZERO).await;
+        self.peers.finish(Duration::ZERO).await;
+        self.http.finish(Duration::ZERO).await;
         info!(took_ms = millis(started), "stopped");
     }
 }
 
 /// Starts the node of a broker that has to enter a cluster first, or again, unless it is stopped before.
 async fn enter(host: Arc<Host>, doors: Doors, before: Option<Identity>) {
-    let drain = doors.stop.drain.clone();
+    let drain = doors.clients.stop.drain.clone();
     let entered = async {
         match &before {
             None => host.enter().await,
@@ -282,54 +250,60 @@ struct Doors {
     addresses: Addresses,
     config: Arc<Config>,
     status: Arc<Status>,
-    stop: Stop,
-    tasks: TaskTracker,
+    clients: Served,
     started: Instant,
 }
 
 impl Doors {
     /// Opens them in the background, once the broker has entered a cluster.
     fn enter(self, host: &Arc<Host>, before: Option<Identity>) {
-        let tasks = self.tasks.clone();
+        let tasks = self.clients.tasks.clone();
         tasks.spawn(enter(Arc::clone(host), self, before));
     }
 
     fn open(self, node: &Arc<Node>) {
-        let Self { config, status, stop, tasks, .. } = self;
-        let grpc =
-            GrpcProtocol::new(grpc::routes(node), config.clone(), status.memory.clone(), tasks.clone());
+        let Self { config, status, clients, .. } = self;
+        let (memory, tasks) = (status.memory.clone(), clients.tasks.clone());
+        let grpc = GrpcProtocol::new(grpc::routes(node), config.clone(), memory, tasks);
         let limits = ConnectionLimits::new(config.connections.total_max, config.connections.per_ip_max);
-        let served: [(_, _, Arc<dyn Protocol>); 2] = [
-            ("grpc", self.grpc, Arc::new(grpc)),
-            ("kafka", self.kafka, Arc::new(Unserved { protocol: "the Kafka protocol" })),
-        ];
-        for (name, listener, protocol) in served {
-            let accept = AcceptLoop {
-                name,
-                listener,
-                protocol,
-                limits: limits.clone(),
-                stop: stop.clone(),
-                tasks: tasks.clone(),
-            };
-            tasks.spawn(accept.run());
-        }
+        clients.accept("grpc", self.grpc, Arc::new(grpc), limits.clone());
+        clients.accept("kafka", self.kafka, Arc::new(Unserved { protocol: "the Kafka protocol" }), limits);
         status.serving(node.clone());
         announce(&config, &self.addresses, self.started);
     }
 }
 
-/// Drains, then cuts; whether the drain sufficed.
-async fn finish(stop: &Stop, tasks: &TaskTracker, timeout: Duration) -> bool {
-    tasks.close();
-    stop.drain.cancel();
-    let drained = tokio::time::timeout(timeout, tasks.wait()).await.is_ok();
-    if !drained {
-        stop.cut.cancel();
-        // A handler that does not notice is left behind; the log refuses it once it is closed.
-        let _ = tokio::time::timeout(CUT_GRACE, tasks.wait()).await;
+/// What serves one kind of caller, and ends as one.
+#[derive(Clone, Default)]
+struct Served {
+    stop: Stop,
+    tasks: TaskTracker,
+}
+
+impl Served {
+    fn accept(
+        &self,
+        name: &'static str,
+        listener: Box<dyn Listener>,
+        protocol: Arc<dyn Protocol>,
+        limits: ConnectionLimits,
+    ) {
+        let (stop, tasks) = (self.stop.clone(), self.tasks.clone());
+        self.tasks.spawn(AcceptLoop { name, listener, protocol, limits, stop, tasks }.run());
     }
-    drained
+
+    /// Drains, then cuts; whether the drain sufficed.
+    async fn finish(&self, timeout: Duration) -> bool {
+        self.tasks.close();
+        self.stop.drain.cancel();
+        let drained = tokio::time::timeout(timeout, self.tasks.wait()).await.is_ok();
+        if !drained {
+            self.stop.cut.cancel();
+            // A handler that does not notice is left behind; the log refuses it once it is closed.
+            let _ = tokio::time::timeout(CUT_GRACE, self.tasks.wait()).await;
+        }
+        drained
+    }
 }
 
 async fn upkeep(stop: CancellationToken) {
