@@ -80,9 +80,11 @@ impl<M: Machine> Group<M> {
 
     async fn answer_vote(&self, raft: &GroupRaft<M>, body: Bytes, pre_vote: bool) -> Result<Body, Refusal> {
         let request = wire::decode_vote_request(body).map_err(|error| unreadable(&error))?;
-        if !self.may_vote(request.last_log_id.as_ref().map(from_raft).unwrap_or_default()) {
+        let last = request.last_log_id.as_ref().map(from_raft).unwrap_or_default();
+        if !self.may_vote(last) {
             return Err(Refusal::TornTail);
         }
+        self.note_candidate(last);
         let answer = if pre_vote { raft.pre_vote(request).await } else { raft.vote(request).await };
         Ok(wire::encode_voted(&answer.map_err(|error| stopped(&error))?))
     }

@@ -12,6 +12,7 @@ use headwater_core::Machine;
 use headwater_proto::types::{BrokerId, Term};
 use headwater_storage::log::LogId;
 use openraft::async_runtime::watch::WatchReceiver;
+use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
 use crate::group::Group;
@@ -31,6 +32,8 @@ pub(crate) struct Rest {
     since: Mutex<Option<Instant>>,
     /// Held by who wakes a leader, so that others wait until its lease is fresh.
     pub(crate) waking: tokio::sync::Mutex<()>,
+    /// Told when a candidate turns up that this replica must refuse.
+    outranks: Notify,
 }
 
 impl Rest {
@@ -158,6 +161,19 @@ impl<M: Machine> Group<M> {
         }
         if raft.trigger().elect(true).await.is_err() {
             tracing::debug!(group = %self.id, "the replica has stopped, and does not campaign");
+        }
+    }
+
+    /// Waits until a candidate asks this replica for its vote, at rest, and holds less than it: the candidate is not
+    /// elected, and this one may be. What happened while nobody waited is told once.
+    pub async fn outranked_a_candidate(&self) {
+        self.rest.outranks.notified().await;
+    }
+
+    /// A candidate whose log ends at `last` asks for a vote.
+    pub(crate) fn note_candidate(&self, last: LogId) {
+        if self.quiet() && !self.torn() && self.log().bounds().last.is_some_and(|own| own > last) {
+            self.rest.outranks.notify_one();
         }
     }
 

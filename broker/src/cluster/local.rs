@@ -16,6 +16,7 @@ pub trait LocalGroup: Send + Sync + 'static {
     fn replica_id(&self) -> ReplicaId;
     fn role(&self) -> Role;
     async fn role_changed(&self, known: Role) -> Option<Role>;
+    async fn outranked_a_candidate(&self);
     fn membership(&self) -> GroupMembership;
     fn followers(&self) -> BTreeMap<ReplicaId, Follower>;
     /// The last entry of its log.
@@ -47,6 +48,10 @@ impl<M: Machine> LocalGroup for Group<M> {
 
     async fn role_changed(&self, known: Role) -> Option<Role> {
         self.role_changed(known).await
+    }
+
+    async fn outranked_a_candidate(&self) {
+        self.outranked_a_candidate().await;
     }
 
     fn membership(&self) -> GroupMembership {

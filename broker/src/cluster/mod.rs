@@ -276,12 +276,19 @@ impl Cluster {
         if broker == self.own { inner.disk } else { inner.view.disk(broker) }
     }
 
-    /// Announces and withdraws as the replica's role changes, until it stops.
+    /// Announces and withdraws as the replica's role changes, until it stops. A candidate that holds less is not waited
+    /// for: it cannot be elected where this one can.
     async fn follow_role(self: &Arc<Self>, group: &Arc<dyn LocalGroup>) {
         let mut role = group.role();
         loop {
             self.note_role(group, role);
-            match group.role_changed(role).await {
+            let changed = loop {
+                tokio::select! {
+                    changed = group.role_changed(role) => break changed,
+                    () = group.outranked_a_candidate() => self.want_leader(group.id()),
+                }
+            };
+            match changed {
                 Some(changed) => role = changed,
                 None => return self.note_role(group, Role::default()),
             }

@@ -34,6 +34,7 @@ struct FakeGroup {
     /// Agrees when its leader says that the group is quiet.
     may_rest: AtomicBool,
     wakes: AtomicU32,
+    outranks: Notify,
 }
 
 impl FakeGroup {
@@ -47,6 +48,7 @@ impl FakeGroup {
             quiet: AtomicBool::new(false),
             may_rest: AtomicBool::new(true),
             wakes: AtomicU32::new(0),
+            outranks: Notify::new(),
         })
     }
 
@@ -82,6 +84,10 @@ impl LocalGroup for FakeGroup {
         let mut role = self.role.subscribe();
         let found = *role.wait_for(|role| *role != known).await.ok()?;
         Some(found)
+    }
+
+    async fn outranked_a_candidate(&self) {
+        self.outranks.notified().await;
     }
 
     fn membership(&self) -> GroupMembership {
@@ -405,6 +411,28 @@ async fn groups_that_start_at_rest_wake_in_turn_once_most_voters_are_there() {
     assert!(three.is_quiet());
     ms(2_000).await;
     assert!(!three.is_quiet(), "it does not wait for ever");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_more_than_a_candidate_does_not_wait_for_its_turn() {
+    let (net, clusters, groups) = three(1).await;
+    groups[0][0].lead(Some(2));
+    ms(7_000).await;
+    let two = &groups[1][0];
+    groups[2][0].outranks.notify_one();
+    ms(100).await;
+    assert!(groups[2][0].is_quiet(), "there is a leader");
+    clusters[2].hold_elections(true);
+    net.kill(1).await;
+    ms(900).await;
+    assert!(!two.is_quiet(), "the next in the assignment");
+    groups[2][0].outranks.notify_one();
+    ms(10).await;
+    assert!(groups[2][0].is_quiet(), "it may not campaign");
+    clusters[2].hold_elections(false);
+    groups[2][0].outranks.notify_one();
+    ms(10).await;
+    assert!(!groups[2][0].is_quiet());
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headwater_proto::types::{BrokerId, Offset};
+use headwater_proto::types::{BrokerId, Offset, Term};
 use headwater_storage::log::LogOptions;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -85,6 +85,37 @@ async fn who_wakes_without_a_leader_elects_another() {
     cluster.new_leader(&rest, term).await;
     cluster.append_all(5..8).await;
     cluster.converged().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_at_rest_learns_of_a_candidate_that_holds_less() {
+    let mut cluster = three(6).await;
+    cluster.append_all(0..5).await;
+    let leader = fall_quiet(&cluster).await;
+    let (behind, ahead) = (1 + leader % 3, 1 + (leader + 1) % 3);
+    cluster.net.isolate(&[BrokerId(behind)]);
+    cluster.append(b"more").await;
+    let last = cluster.group(leader).log().bounds().last;
+    let has_it = |all: &Cluster| (all.group(ahead).log().bounds().last == last).then_some(());
+    cluster.until("the other one has it", has_it).await;
+    for node in 1..=3 {
+        cluster.kill(node).await;
+    }
+    cluster.net.heal();
+    cluster.settings.start_at_rest = true;
+    for node in [behind, ahead] {
+        cluster.start(node).await;
+    }
+    cluster.group(behind).campaign().await;
+    timeout(Duration::from_secs(1), cluster.group(ahead).outranked_a_candidate()).await.unwrap();
+    for node in [behind, ahead] {
+        cluster.kill(node).await;
+        cluster.start(node).await;
+    }
+    cluster.group(ahead).campaign().await;
+    cluster.new_leader(&[ahead], Term(0)).await;
+    let told = timeout(Duration::from_secs(2), cluster.group(behind).outranked_a_candidate());
+    assert!(told.await.is_err(), "the candidate holds more");
 }
 
 #[tokio::test(start_paused = true)]
