@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use headwater_proto::types::{GroupId, Incarnation};
+use headwater_proto::types::{GroupId, Incarnation, LogIndex};
 
 use crate::disk::{Disk, DiskFile};
 
@@ -71,4 +71,7 @@ pub trait LogHost: Send + Sync + Debug {
 
     /// Asks for a flush round that begins after this call. Asking again before it begins is free.
     fn mark_dirty(&self, source: Arc<dyn FlushSource>);
+
+    /// An entry did not read back as it was written: somebody has to look at it soon.
+    fn suspect(&self, group: GroupId, index: LogIndex);
 }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use headwater_proto::record::BatchHeader;
 use headwater_proto::types::{LogIndex, Offset};
 
 use crate::index::IndexEntry;
 use crate::log::{DamagedRange, Log, LogError, View};
-use crate::segment::{Segment, batch};
+use crate::segment::Segment;
 
 /// Bytes that are brought into memory at once.
 const WINDOW_BYTES: u64 = 4 << 20;
@@ -41,6 +40,22 @@ impl Log {
                 n = window;
                 tokio::task::yield_now().await;
             }
+        }
+        Ok(report)
+    }
+
+    /// As [`Log::scrub`], but of one entry that did not read back: see
+    /// [`DataDir::suspected`](crate::data_dir::DataDir::suspected).
+    ///
+    /// # Errors
+    /// As [`Log::scrub`].
+    pub async fn scrub_at(&self, index: LogIndex) -> Result<ScrubReport, LogError> {
+        let mut report = ScrubReport::default();
+        let view = self.view();
+        let is_durable = self.bounds().durable_index.is_some_and(|durable| index <= durable);
+        if let Some((segment, n)) = view.find(index).filter(|_| is_durable) {
+            let found = scrub_window(segment, n, n + 1, &mut report).await;
+            report.new_damage = self.report_new(&view, found).await?;
         }
         Ok(report)
     }
@@ -82,13 +97,17 @@ async fn scrub_window(segment: &Segment, from: u32, to: u32, report: &mut ScrubR
     let entries: Vec<Option<IndexEntry>> = (from..to).map(|n| segment.entry(n).ok()).collect();
     let start = entries.iter().flatten().map(|e| u64::from(e.position)).min();
     let end = entries.iter().flatten().map(IndexEntry::end).max();
-    if let (Some(start), Some(end)) = (start, end) {
-        // Where this fails, the reads below fail too, and say which batch.
-        drop(segment.data.populate(start..end.min(segment.data.len())).await);
-    }
+    let populated = match (start, end) {
+        (Some(start), Some(end)) => segment.data.populate(start..end.min(segment.data.len())).await.is_ok(),
+        _ => true,
+    };
     let mut damaged = Vec::new();
     for (n, entry) in (from..to).zip(entries) {
-        let intact = entry.is_some_and(|e| verify(segment, n, &e));
+        let intact = match &entry {
+            // What the device does not give must not be touched: one after the other tells which batch that is.
+            Some(entry) => (populated || is_readable(segment, entry).await) && verify(segment, n, entry),
+            None => false,
+        };
         report.batches += 1;
         report.bytes += entry.map_or(0, |e| u64::from(e.size_bytes));
         if !intact {
@@ -98,13 +117,14 @@ async fn scrub_window(segment: &Segment, from: u32, to: u32, report: &mut ScrubR
     damaged
 }
 
+async fn is_readable(segment: &Segment, entry: &IndexEntry) -> bool {
+    segment.data.populate(Segment::extent(entry)).await.is_ok()
+}
+
 /// Whether the batch of an entry is stored as it was indexed and sealed.
 fn verify(segment: &Segment, n: u32, entry: &IndexEntry) -> bool {
-    let meta = segment.meta_of(n, entry);
-    let Ok(bytes) = segment.batch(&meta, entry.header_crc) else {
-        return false;
-    };
-    BatchHeader::read(&bytes).is_some_and(|header| batch::crc_holds(&header, &bytes))
+    let batch = segment.data.read(Segment::extent(entry));
+    batch.is_ok_and(|batch| segment.prove(n, entry, &batch, true).is_ok())
 }
 
 /// What is lost with entry `n`; where its own index entry is, its neighbours tell.

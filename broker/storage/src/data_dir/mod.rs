@@ -6,6 +6,7 @@
 
 mod error;
 mod layout;
+mod suspects;
 #[cfg(test)]
 mod tests;
 
@@ -18,11 +19,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future;
-use headwater_proto::types::{GroupId, Incarnation};
+use headwater_proto::types::{GroupId, Incarnation, LogIndex, Term};
 
 pub use self::error::OpenError;
 pub use self::layout::FORMAT_VERSION;
 use self::layout::{Layout, draw_incarnation};
+pub use self::suspects::Suspect;
+use self::suspects::Suspects;
 use crate::disk::{Disk, Space};
 use crate::flusher::Flusher;
 use crate::host::{FlushSource, LogHost};
@@ -52,6 +55,7 @@ pub struct DataDir {
     facts: SharedFacts,
     flusher: Flusher,
     logs: Mutex<BTreeMap<GroupId, LogSlot>>,
+    suspects: Suspects,
 }
 
 impl DataDir {
@@ -79,7 +83,8 @@ impl DataDir {
             journal.append(&[used]).await.map_err(|error| layout.error(error))?;
         }
         let flusher = Flusher::start(Arc::clone(&disk), journal, lock);
-        let data_dir = Self { disk, layout, incarnation, was_clean, facts, flusher, logs: Mutex::default() };
+        let (logs, suspects) = (Mutex::default(), Suspects::default());
+        let data_dir = Self { disk, layout, incarnation, was_clean, facts, flusher, logs, suspects };
         data_dir.finish_deletions().await.map_err(|error| data_dir.layout.error(error))?;
         Ok(Arc::new(data_dir))
     }
@@ -135,6 +140,17 @@ impl DataDir {
         group: GroupId,
         options: LogOptions,
     ) -> Result<Arc<Log>, LogError> {
+        self.open_log_up_to(group, options, Term(u64::MAX)).await
+    }
+
+    /// As [`DataDir::open_log`], of a log that can't hold an entry of a term above `term_max`: what the end of it says
+    /// of higher ones was not written there. The term of a batch lies outside its CRC.
+    pub async fn open_log_up_to(
+        self: &Arc<Self>,
+        group: GroupId,
+        options: LogOptions,
+        term_max: Term,
+    ) -> Result<Arc<Log>, LogError> {
         let slot = self.slot(group);
         let mut slot = slot.lock().await;
         if let Some(log) = slot.upgrade() {
@@ -144,7 +160,7 @@ impl DataDir {
             return Err(LogError::InvalidRequest("the group was deleted"));
         }
         let host: Arc<dyn LogHost> = Arc::clone(self) as _;
-        let log = Log::open(host, group, self.layout.group(group), options).await?;
+        let log = Log::open(host, group, self.layout.group(group), options, term_max).await?;
         *slot = Arc::downgrade(&log);
         Ok(log)
     }
@@ -156,6 +172,11 @@ impl DataDir {
         self.put_many(vec![Change::RemoveGroup(group), mark]).await?;
         self.lock_logs().remove(&group);
         self.remove_files(group).await
+    }
+
+    /// The next entry of any log that did not read back as it was written; waits for one. For one caller at a time.
+    pub async fn suspected(&self) -> Suspect {
+        self.suspects.next().await
     }
 
     /// Space on the file system of the directory.
@@ -243,5 +264,9 @@ impl LogHost for DataDir {
 
     fn mark_dirty(&self, source: Arc<dyn FlushSource>) {
         self.flusher.mark_dirty(source);
+    }
+
+    fn suspect(&self, group: GroupId, index: LogIndex) {
+        self.suspects.add(group, index);
     }
 }

@@ -27,9 +27,10 @@ pub enum LogError {
     )]
     Damaged { first_index: LogIndex, first_offset: Offset, next_intact: Option<Offset> },
 
-    /// Bytes that do not prove themselves.
+    /// Bytes that do not prove themselves; `at` is the entry that was to be read, if it was one. Another replica may hold
+    /// it: whoever keeps the log was told, and will know it for damaged if it is.
     #[error("{file}: {detail}")]
-    Corrupt { file: String, detail: String },
+    Corrupt { file: String, detail: String, at: Option<LogIndex> },
 
     /// A write or a sync failed earlier: the state on disk is unknown, and the log refuses everything that
     /// would add to it.

@@ -19,7 +19,7 @@ pub mod types;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use headwater_proto::types::{GroupId, LogIndex, Offset};
+use headwater_proto::types::{GroupId, LogIndex, Offset, Term};
 
 pub(crate) use self::append::{Active, Writer};
 pub use self::error::LogError;
@@ -54,7 +54,8 @@ pub(crate) struct Recovered {
 }
 
 impl Log {
-    /// Opens the log of `group` in `directory`, which is created if need be, and repairs what a crash left.
+    /// Opens the log of `group` in `directory`, which is created if need be, and repairs what a crash left. It was never
+    /// given an entry of a term above `term_max`.
     ///
     /// # Errors
     /// I/O errors, and [`LogError::Corrupt`] for files that contradict each other in a way that no crash explains.
@@ -64,8 +65,9 @@ impl Log {
         group: GroupId,
         directory: PathBuf,
         options: LogOptions,
+        term_max: Term,
     ) -> Result<Arc<Self>, LogError> {
-        let recovered = crate::recovery::recover(&host, group, &directory, options).await?;
+        let recovered = crate::recovery::recover(&host, group, &directory, options, term_max).await?;
         Ok(Arc::new(Self {
             host,
             group,

@@ -1,4 +1,9 @@
 //! Reading: by log index for replication and apply, by offset and timestamp for consumers.
+//!
+//! Invariant: no batch that rotted on the disk is handed out. Bytes that are not in memory, and those that this process
+//! has only found (see [`crate::segment::proof`]), are compared with their CRC when they are read; what it appended and the page
+//! cache still holds is not looked at again. What fails the comparison is refused and reported to whoever keeps the
+//! log, so that it is known for damage at once and not by the next scrub.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,15 +12,24 @@ use bytes::Bytes;
 use headwater_proto::types::{LogIndex, Offset, TimestampMs};
 
 use super::{EntryMeta, Log, LogError, LogSlice, View};
+use crate::index::IndexEntry;
 use crate::segment::Segment;
 
-/// A run of batches that was found and not read yet.
+/// A run of data batches that was found and not read yet.
 struct Found {
     segment: Arc<Segment>,
-    first: EntryMeta,
-    header_crc: u32,
-    end: u64,
+    /// Numbers of its first and its last entry.
+    entries: (u32, u32),
+    extent: Range<u64>,
     next_offset: Offset,
+}
+
+/// A part of a range of entries that was found and not read yet.
+enum Piece {
+    /// Entries of one segment that lie one after the other, the first with this number.
+    Run(Arc<Segment>, u32, Vec<IndexEntry>),
+    /// One that was lost, and whose loss was accepted.
+    StandIn(EntryMeta),
 }
 
 impl Log {
@@ -32,29 +46,19 @@ impl Log {
             return Ok(Some(meta));
         }
         let (segment, n) = view.find(index).ok_or_else(|| gap(index))?;
-        segment.meta(n).map(Some)
+        self.noted(segment.meta(n)).map(Some)
     }
 
     /// The entry with this index and its batch as stored.
     ///
     /// # Errors
-    /// As [`Log::entry`]; [`LogError::Corrupt`] when the batch's header is not the one that was indexed.
+    /// As [`Log::entry`]; [`LogError::Corrupt`] when the batch is not the one that was appended.
     pub fn batch(&self, index: LogIndex) -> Result<Option<(EntryMeta, Bytes)>, LogError> {
-        let view = self.view();
-        if index < view.first_index() || index >= view.next_index() {
-            return Ok(None);
-        }
-        if let Some(meta) = self.damaged_entry(index)? {
-            return Ok(Some((meta, self.placeholder(&meta))));
-        }
-        let (segment, n) = view.find(index).ok_or_else(|| gap(index))?;
-        let entry = segment.entry(n)?;
-        let meta = segment.meta_of(n, &entry);
-        Ok(Some((meta, segment.batch(&meta, entry.header_crc)?)))
+        Ok(self.batches(index..index.next(), 0)?.pop())
     }
 
     /// Consecutive entries of `range` with their batches, up to `max_bytes` of them but at least the first. Ends
-    /// early where the log does.
+    /// early where the log does. What is not in memory is waited for on the caller's thread.
     ///
     /// # Errors
     /// As [`Log::batch`].
@@ -63,36 +67,92 @@ impl Log {
         range: Range<LogIndex>,
         max_bytes: usize,
     ) -> Result<Vec<(EntryMeta, Bytes)>, LogError> {
+        let mut out = Vec::new();
+        for piece in self.noted(self.pieces(range, max_bytes))? {
+            let again = !piece.is_resident();
+            self.noted(self.read_piece(piece, again, &mut out))?;
+        }
+        Ok(out)
+    }
+
+    /// As [`Log::batches`], after what it returns was brought into memory off the caller's thread.
+    ///
+    /// # Errors
+    /// As [`Log::batches`].
+    pub async fn batches_async(
+        &self,
+        range: Range<LogIndex>,
+        max_bytes: usize,
+    ) -> Result<Vec<(EntryMeta, Bytes)>, LogError> {
+        let mut out = Vec::new();
+        for piece in self.noted(self.pieces(range, max_bytes))? {
+            let again = !piece.is_resident();
+            if let Piece::Run(segment, first, _) = &piece
+                && again
+            {
+                self.bring_in(segment, *first, piece.extent()).await?;
+            }
+            self.noted(self.read_piece(piece, again, &mut out))?;
+        }
+        Ok(out)
+    }
+
+    /// What [`Log::batches`] has to read.
+    fn pieces(&self, range: Range<LogIndex>, max_bytes: usize) -> Result<Vec<Piece>, LogError> {
         let view = self.view();
-        let mut out: Vec<(EntryMeta, Bytes)> = Vec::new();
-        let mut budget = max_bytes as u64;
+        let (mut pieces, mut budget) = (Vec::new(), max_bytes as u64);
         let mut index = range.start;
         let end = range.end.min(view.next_index());
         if index < view.first_index() {
-            return Ok(out);
+            return Ok(pieces);
         }
-        while index < end && (out.is_empty() || budget > 0) {
-            let found = if self.is_damaged() { None } else { view.find(index) };
-            let count = out.len();
-            match found {
-                Some((segment, n)) => {
-                    let wanted = u32::try_from(end.0 - index.0).unwrap_or(u32::MAX);
-                    read_run(segment, n, wanted, &mut budget, &mut out)?;
+        let is_damaged = self.is_damaged();
+        while index < end && (pieces.is_empty() || budget > 0) {
+            if is_damaged && let Some(meta) = self.damaged_entry(index)? {
+                if !pieces.is_empty() && u64::from(meta.size_bytes) > budget {
+                    break;
                 }
-                None => match self.batch(index)? {
-                    Some(found) if out.is_empty() || found.1.len() as u64 <= budget => {
-                        budget = budget.saturating_sub(found.1.len() as u64);
-                        out.push(found);
-                    }
-                    _ => break,
-                },
+                budget = budget.saturating_sub(meta.size_bytes.into());
+                pieces.push(Piece::StandIn(meta));
+                index = index.next();
+                continue;
             }
-            if out.len() == count {
+            let (segment, n) = view.find(index).ok_or_else(|| gap(index))?;
+            // Between damage each entry is looked up by itself.
+            let wanted = if is_damaged { 1 } else { u32::try_from(end.0 - index.0).unwrap_or(u32::MAX) };
+            let entries = entries_of(segment, n, wanted, &mut budget, pieces.is_empty())?;
+            if entries.is_empty() {
                 break;
             }
-            index = LogIndex(range.start.0 + out.len() as u64);
+            index = LogIndex(index.0 + entries.len() as u64);
+            pieces.push(Piece::Run(segment.clone(), n, entries));
         }
-        Ok(out)
+        Ok(pieces)
+    }
+
+    fn read_piece(
+        &self,
+        piece: Piece,
+        again: bool,
+        out: &mut Vec<(EntryMeta, Bytes)>,
+    ) -> Result<(), LogError> {
+        let extent = piece.extent();
+        let (segment, first, entries) = match piece {
+            Piece::Run(segment, first, entries) => (segment, first, entries),
+            Piece::StandIn(meta) => {
+                out.push((meta, self.placeholder(&meta)));
+                return Ok(());
+            }
+        };
+        let bytes = segment.data.read(extent.clone())?;
+        out.reserve(entries.len());
+        for (n, entry) in (first..).zip(entries) {
+            let at = (u64::from(entry.position) - extent.start) as usize;
+            let batch = bytes.slice(at..at + entry.size_bytes as usize);
+            segment.prove(n, &entry, &batch, again)?;
+            out.push((segment.meta_of(n, &entry), batch));
+        }
+        Ok(())
     }
 
     /// The data entry that contains `offset`; `None` outside the log.
@@ -107,10 +167,10 @@ impl Log {
         if let Some(range) = self.damaged_at(offset)? {
             return self.entry(range.first_index);
         }
-        let Some((segment, n)) = find_offset(&view, offset)? else {
+        let Some((segment, n)) = self.noted(find_offset(&view, offset))? else {
             return Ok(None);
         };
-        segment.meta(n).map(Some)
+        self.noted(segment.meta(n)).map(Some)
     }
 
     /// The first data entry whose largest timestamp is at least `timestamp`.
@@ -124,12 +184,12 @@ impl Log {
             if segment.with_state(|s| s.max_timestamp) < timestamp.0 {
                 continue;
             }
-            let Some(mut n) = segment.find_timestamp(timestamp)? else {
+            let Some(mut n) = self.noted(segment.find_timestamp(timestamp))? else {
                 continue;
             };
             // A purge inside the segment may have passed the entry that was found.
             while n < segment.entry_count() {
-                let meta = segment.meta(n)?;
+                let meta = self.noted(segment.meta(n))?;
                 if meta.index >= first_index && meta.is_data() && meta.max_timestamp >= timestamp {
                     return Ok(Some(meta));
                 }
@@ -146,8 +206,11 @@ impl Log {
     /// # Errors
     /// [`LogError::OffsetOutOfRange`] for a `from` outside the log; [`LogError::Damaged`] when its batch was lost.
     pub fn read(&self, from: Offset, below: Offset, max_bytes: usize) -> Result<LogSlice, LogError> {
-        match self.find_run(from, below, max_bytes)? {
-            Some(found) => found.read(),
+        match self.noted(self.find_run(from, below, max_bytes))? {
+            Some(found) => {
+                let again = !found.is_resident();
+                self.noted(found.read(again))
+            }
             None => Ok(LogSlice { bytes: Bytes::new(), next_offset: from }),
         }
     }
@@ -162,14 +225,32 @@ impl Log {
         below: Offset,
         max_bytes: usize,
     ) -> Result<LogSlice, LogError> {
-        let Some(found) = self.find_run(from, below, max_bytes)? else {
+        let Some(found) = self.noted(self.find_run(from, below, max_bytes))? else {
             return Ok(LogSlice { bytes: Bytes::new(), next_offset: from });
         };
-        let range = found.first.position..found.end;
-        if !found.segment.data.is_resident(range.clone()) {
-            found.segment.data.populate(range).await?;
+        let again = !found.is_resident();
+        if again {
+            self.bring_in(&found.segment, found.entries.0, found.extent.clone()).await?;
         }
-        found.read()
+        self.noted(found.read(again))
+    }
+
+    /// Brings a range into memory that begins with entry `first`. A device that can't is one more kind of rot.
+    async fn bring_in(&self, segment: &Segment, first: u32, extent: Range<u64>) -> Result<(), LogError> {
+        let populated = segment.data.populate(extent).await;
+        Ok(populated.inspect_err(|_| {
+            self.host.suspect(self.group, LogIndex(segment.first_index().0 + u64::from(first)));
+        })?)
+    }
+
+    /// Reports an entry that did not read back.
+    fn noted<T>(&self, result: Result<T, LogError>) -> Result<T, LogError> {
+        result.inspect_err(|error| {
+            if let LogError::Corrupt { at: Some(index), .. } = error {
+                tracing::error!(group = %self.group, %error, "an entry does not read back as it was written");
+                self.host.suspect(self.group, *index);
+            }
+        })
     }
 
     fn find_run(&self, from: Offset, below: Offset, max_bytes: usize) -> Result<Option<Found>, LogError> {
@@ -193,22 +274,46 @@ impl Log {
         let Some((segment, n)) = find_offset(&view, from)? else {
             return Ok(None);
         };
-        let entry = segment.entry(n)?;
-        let first = segment.meta_of(n, &entry);
-        if first.next_offset() > below {
+        let first = segment.entry(n)?;
+        if segment.meta_of(n, &first).next_offset() > below {
             return Ok(None);
         }
-        let last = segment.run_end(n, below, max_bytes as u64)?;
+        let (last_n, last) = segment.run_end(n, below, max_bytes as u64)?;
         let next_offset = Offset(segment.base_offset().0 + last.next_delta().cast_signed());
-        Ok(Some(Found { segment, first, header_crc: entry.header_crc, end: last.end(), next_offset }))
+        let extent = u64::from(first.position)..last.end();
+        Ok(Some(Found { segment, entries: (n, last_n), extent, next_offset }))
     }
 }
 
 impl Found {
-    fn read(self) -> Result<LogSlice, LogError> {
-        let bytes = self.segment.data.read(self.first.position..self.end)?;
-        self.segment.check_header(&bytes, &self.first, self.header_crc)?;
+    fn is_resident(&self) -> bool {
+        self.segment.data.is_resident(self.extent.clone())
+    }
+
+    /// `again`: whatever is known of its batches already.
+    fn read(self, again: bool) -> Result<LogSlice, LogError> {
+        let bytes = self.segment.data.read(self.extent)?;
+        self.segment.prove_run(self.entries, &bytes, again)?;
         Ok(LogSlice { bytes, next_offset: self.next_offset })
+    }
+}
+
+impl Piece {
+    fn extent(&self) -> Range<u64> {
+        match self {
+            Self::Run(_, _, entries) => {
+                let start = entries.first().map_or(0, |first| u64::from(first.position));
+                start..entries.last().map_or(start, IndexEntry::end)
+            }
+            Self::StandIn(_) => 0..0,
+        }
+    }
+
+    fn is_resident(&self) -> bool {
+        match self {
+            Self::Run(segment, ..) => segment.data.is_resident(self.extent()),
+            Self::StandIn(_) => true,
+        }
     }
 }
 
@@ -224,43 +329,32 @@ fn find_offset(view: &View, offset: Offset) -> Result<Option<(Arc<Segment>, u32)
     Ok(None)
 }
 
-/// Appends up to `wanted` entries of a segment from number `n` on, in one read.
-fn read_run(
+/// Up to `wanted` entries of a segment from number `n` on, as far as the budget goes; the `first` of all whatever its size.
+fn entries_of(
     segment: &Segment,
     n: u32,
     wanted: u32,
     budget: &mut u64,
-    out: &mut Vec<(EntryMeta, Bytes)>,
-) -> Result<(), LogError> {
-    let count = segment.entry_count();
-    let mut metas: Vec<(EntryMeta, u32)> = Vec::new();
-    for n in n..count.min(n.saturating_add(wanted)) {
+    first: bool,
+) -> Result<Vec<IndexEntry>, LogError> {
+    let mut entries = Vec::new();
+    for n in n..segment.entry_count().min(n.saturating_add(wanted)) {
         let entry = segment.entry(n)?;
         let size = u64::from(entry.size_bytes);
-        if size > *budget && !(out.is_empty() && metas.is_empty()) {
+        if size > *budget && !(first && entries.is_empty()) {
             *budget = 0;
             break;
         }
         *budget = budget.saturating_sub(size);
-        metas.push((segment.meta_of(n, &entry), entry.header_crc));
+        entries.push(entry);
     }
-    let (Some((first, _)), Some((last, _))) = (metas.first(), metas.last()) else {
-        return Ok(());
-    };
-    let start = first.position;
-    let bytes = segment.data.read(start..last.position + u64::from(last.size_bytes))?;
-    for (meta, header_crc) in metas {
-        let at = (meta.position - start) as usize;
-        let batch = bytes.slice(at..at + meta.size_bytes as usize);
-        segment.check_header(&batch, &meta, header_crc)?;
-        out.push((meta, batch));
-    }
-    Ok(())
+    Ok(entries)
 }
 
 fn gap(index: LogIndex) -> LogError {
     LogError::Corrupt {
         file: "segments".to_owned(),
         detail: format!("log index {index} lies in none of them"),
+        at: None,
     }
 }

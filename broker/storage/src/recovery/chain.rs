@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use headwater_proto::types::{GroupId, LogIndex, Offset};
+use headwater_proto::types::{GroupId, LogIndex, Offset, Term};
 
 use super::Facts;
 use super::files::Candidate;
@@ -22,6 +22,7 @@ pub(super) struct Chain<'a> {
     directory: &'a Path,
     options: LogOptions,
     facts: Facts,
+    term_max: Term,
     pub segments: Vec<Arc<Segment>>,
     /// End of the last segment and whether bytes that don't belong there stand behind it; `None` when
     /// it is sealed.
@@ -42,6 +43,7 @@ impl<'a> Chain<'a> {
         directory: &'a Path,
         options: LogOptions,
         facts: Facts,
+        term_max: Term,
     ) -> Self {
         let generations = [
             1,
@@ -55,6 +57,7 @@ impl<'a> Chain<'a> {
             directory,
             options,
             facts,
+            term_max,
             segments: Vec::new(),
             open_end: None,
             torn_off: Vec::new(),
@@ -193,6 +196,7 @@ impl<'a> Chain<'a> {
             return Err(LogError::Corrupt {
                 file: candidate.name.log_file(),
                 detail: format!("begins at index {}, before the end at {next_index}", header.first_index),
+                at: None,
             });
         }
         if header.first_index > next_index || header.base_offset > next_offset {
@@ -232,7 +236,7 @@ impl<'a> Chain<'a> {
             Some(cut) if header.generation < cut.generation => cut.next_index,
             _ => LogIndex(u64::MAX),
         };
-        let bounds = Bounds { durable_next: self.facts.durable_next(), cut_next };
+        let bounds = Bounds { durable_next: self.facts.durable_next(), cut_next, term_max: self.term_max };
         let walked = match self.by_footer(&candidate, &header, bounds)? {
             Some(sealed) => Ok(sealed),
             None => {

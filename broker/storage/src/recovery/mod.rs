@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use headwater_proto::types::{GroupId, LogIndex};
+use headwater_proto::types::{GroupId, LogIndex, Term};
 
 use self::chain::Chain;
 use self::files::Owner;
@@ -60,6 +60,7 @@ fn decoded<T>(value: Option<Bytes>, decode: impl Fn(&[u8]) -> Option<T>) -> Resu
     let unreadable = || LogError::Corrupt {
         file: "journal".to_owned(),
         detail: "a fact of the log is unreadable, or written by a later version".to_owned(),
+        at: None,
     };
     value.map(|value| decode(&value).ok_or_else(unreadable)).transpose()
 }
@@ -70,6 +71,7 @@ pub(crate) async fn recover(
     group: GroupId,
     directory: &Path,
     options: LogOptions,
+    term_max: Term,
 ) -> Result<Recovered, LogError> {
     let disk = host.disk().as_ref();
     begin_directory(disk, directory).await?;
@@ -80,7 +82,7 @@ pub(crate) async fn recover(
     let owner = Owner { incarnation: Some(host.incarnation()), group: Some(group) };
     let candidates =
         files::candidates(disk, directory, owner, options.segment_bytes, options.segment_batches)?;
-    let mut chain = Chain::new(host, group, directory, options, facts.clone());
+    let mut chain = Chain::new(host, group, directory, options, facts.clone(), term_max);
     chain.follow(candidates).await?;
     let begin = LogIndex(1);
     let end = chain.next_index().unwrap_or(begin);

@@ -1,9 +1,11 @@
 //! What one segment holds: by its footer, by index entries that prove themselves, by a scan of its batches.
 //!
 //! Below the durable point an index entry is believed without reading its batch; from there on, and where the
-//! index fails, a batch counts only if its header chains and its CRC holds.
+//! index fails, a batch counts only if its header chains and its CRC holds. The term lies outside the CRC: it must not be
+//! below that of the batch before, nor above the highest that the log can hold.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use headwater_proto::record::BatchHeader;
@@ -35,6 +37,8 @@ pub(crate) struct Bounds {
     pub durable_next: LogIndex,
     /// Entries from this index on were cut.
     pub cut_next: LogIndex,
+    /// No entry has a higher term.
+    pub term_max: Term,
 }
 
 /// The footer of an index file, if its last bytes prove to be one.
@@ -79,6 +83,7 @@ pub(crate) async fn walk(
         indexed,
         bytes: None,
         last_term: header.previous.map_or(Term(0), |p| p.term),
+        term_max: bounds.term_max,
         in_place: true,
         found: Walked { state: Published::empty(header), tip: Tip::START, torn: false, damaged: Vec::new() },
     };
@@ -112,6 +117,7 @@ struct Walk<'a> {
     /// The whole segment file, once a scan needs it.
     bytes: Option<Bytes>,
     last_term: Term,
+    term_max: Term,
     /// Every entry so far stands in the index file already.
     in_place: bool,
     found: Walked,
@@ -151,10 +157,10 @@ impl Walk<'_> {
     async fn take_scanned(&mut self) -> io::Result<bool> {
         let tip = self.found.tip;
         let expected = self.header.base_offset.0 + tip.offset_delta.cast_signed();
-        let last_term = self.last_term;
+        let terms = self.last_term..=self.term_max;
         let bytes = self.bytes_from(tip.position).await?;
         let rest = bytes.get(usize::try_from(tip.position).unwrap_or(usize::MAX)..).unwrap_or_default();
-        let Some(entry) = scan_one(rest, &tip, expected, last_term) else {
+        let Some(entry) = scan_one(rest, &tip, expected, &terms) else {
             return Ok(false);
         };
         let same = self.in_place && self.proven(self.count()) == Some(entry);
@@ -248,12 +254,17 @@ impl Walk<'_> {
 }
 
 /// The entry of the batch at the beginning of `rest`, if it is whole and belongs there.
-pub(crate) fn scan_one(rest: &[u8], tip: &Tip, expected_offset: i64, last_term: Term) -> Option<IndexEntry> {
+fn scan_one(
+    rest: &[u8],
+    tip: &Tip,
+    expected_offset: i64,
+    terms: &RangeInclusive<Term>,
+) -> Option<IndexEntry> {
     let header = BatchHeader::read(rest)?;
     let size = header.size_bytes().filter(|size| *size <= rest.len())?;
     let batch = &rest[..size];
     let term = u64::try_from(header.partition_leader_epoch).ok()?;
-    let chains = header.base_offset == expected_offset && term >= last_term.0;
+    let chains = header.base_offset == expected_offset && terms.contains(&Term(term));
     if !chains || batch::check_new(batch).is_err() || !batch::crc_holds(&header, batch) {
         return None;
     }

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-use headwater_proto::record::HEADER_BYTES;
+use headwater_proto::record::{BatchHeader, HEADER_BYTES};
 use headwater_proto::types::{LogIndex, Offset, Term, TimestampMs};
 
 use super::{Segment, batch};
@@ -28,6 +27,7 @@ impl Segment {
         entry.ok_or_else(|| LogError::Corrupt {
             file: self.name().index_file(),
             detail: format!("the index entry of log index {index} does not prove itself"),
+            at: Some(LogIndex(index)),
         })
     }
 
@@ -99,8 +99,8 @@ impl Segment {
     }
 
     /// The last entry of the run from `from` on that holds only data entries ending at or below `below` and fits
-    /// `max_bytes` (one entry always fits). `from` must be such an entry.
-    pub fn run_end(&self, from: u32, below: Offset, max_bytes: u64) -> Result<IndexEntry, LogError> {
+    /// `max_bytes` (one entry always fits), and its number. `from` must be such an entry.
+    pub fn run_end(&self, from: u32, below: Offset, max_bytes: u64) -> Result<(u32, IndexEntry), LogError> {
         let first = self.entry(from)?;
         let delta = below.0.saturating_sub(self.header.base_offset.0).max(0).cast_unsigned();
         let limit = u64::from(first.position).saturating_add(max_bytes);
@@ -111,8 +111,8 @@ impl Segment {
         let batches_max = u32::try_from(max_bytes / HEADER_BYTES as u64 + 1).unwrap_or(u32::MAX);
         let stop = self.entry_count().min(from.saturating_add(batches_max));
         match self.partition_point(from + 1..stop, outside)?.unwrap_or(stop) - 1 {
-            n if n > from => self.entry(n),
-            _ => Ok(first),
+            n if n > from => Ok((n, self.entry(n)?)),
+            _ => Ok((from, first)),
         }
     }
 
@@ -126,17 +126,43 @@ impl Segment {
         Ok(crc)
     }
 
-    /// The stored batch of an entry, after its header proved to be the one that was indexed.
-    pub fn batch(&self, meta: &EntryMeta, header_crc: u32) -> Result<Bytes, LogError> {
-        let bytes = self.data.read(meta.position..meta.position + u64::from(meta.size_bytes))?;
-        self.check_header(&bytes, meta, header_crc)?;
-        Ok(bytes)
+    /// Where the batch of an entry lies in the segment file.
+    pub fn extent(entry: &IndexEntry) -> Range<u64> {
+        u64::from(entry.position)..entry.end()
     }
 
-    /// Whether `batch` begins with the header that was indexed.
-    pub fn check_header(&self, batch: &[u8], meta: &EntryMeta, header_crc: u32) -> Result<(), LogError> {
-        if batch::stored_header_crc(batch) != Some(header_crc) {
-            return Err(self.corrupt(format!("the batch header at byte {} changed", meta.position)));
+    /// Whether `batch` is what was appended as entry `n`: its header is the one that was indexed and, unless this is
+    /// known already or `again`, its CRC holds.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when it is not.
+    pub fn prove(&self, n: u32, entry: &IndexEntry, batch: &[u8], again: bool) -> Result<(), LogError> {
+        if batch::stored_header_crc(batch) != Some(entry.header_crc) {
+            self.proofs.failed();
+            return Err(self.corrupt(n, format!("the batch header at byte {} changed", entry.position)));
+        }
+        if again || self.proofs.is_due(n) {
+            if !BatchHeader::read(batch).is_some_and(|header| batch::crc_holds(&header, batch)) {
+                self.proofs.failed();
+                let detail = format!("the CRC of the batch at byte {} does not hold", entry.position);
+                return Err(self.corrupt(n, detail));
+            }
+            self.proofs.proved(n);
+        }
+        Ok(())
+    }
+
+    /// As [`Segment::prove`], for consecutive entries from number `first` to `last` whose batches are `run`.
+    pub fn prove_run(&self, (first, last): (u32, u32), run: &[u8], again: bool) -> Result<(), LogError> {
+        let start = self.entry(first)?.position as usize;
+        // The header of the first is compared always: the position of a run is no better than its index entry.
+        let rest_is_proven = !again && !self.proofs.is_any_due(first + 1..last + 1);
+        let last = if rest_is_proven { first } else { last };
+        for n in first..=last {
+            let entry = self.entry(n)?;
+            let at = entry.position as usize - start;
+            let batch = run.get(at..at + entry.size_bytes as usize).unwrap_or_default();
+            self.prove(n, &entry, batch, again)?;
         }
         Ok(())
     }

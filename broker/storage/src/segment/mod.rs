@@ -7,6 +7,7 @@
 pub mod batch;
 mod lookup;
 pub mod name;
+mod proof;
 
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use headwater_proto::types::{LogIndex, Offset, Term, TimestampMs};
 
 use self::name::SegmentName;
+use self::proof::Proofs;
 use crate::disk::{Disk, DiskFile};
 use crate::index::{ENTRY_BYTES, FOOTER_BYTES, IndexFooter, IndexHeader, entry_position};
 use crate::log::{LogError, LogId, SegmentInfo};
@@ -37,6 +39,7 @@ pub(crate) struct Segment {
     pub capacity_bytes: u64,
     /// Checksum of the header, which seeds those of the entries.
     seed: u32,
+    proofs: Proofs,
     state: RwLock<Published>,
     /// Slice of the index file from its beginning over the entries written so far.
     mapped_index: Mutex<Bytes>,
@@ -177,6 +180,7 @@ impl Segment {
             index,
             capacity_bytes,
             seed: header.seed(),
+            proofs: Proofs::new(state.entry_count),
             state: RwLock::new(state),
             mapped_index: Mutex::new(Bytes::new()),
         }
@@ -323,7 +327,9 @@ impl Segment {
         self.mapped_index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn corrupt(&self, detail: String) -> LogError {
-        LogError::Corrupt { file: self.name().log_file(), detail }
+    /// Entry number `n` does not read back as it was written.
+    fn corrupt(&self, n: u32, detail: String) -> LogError {
+        let at = Some(LogIndex(self.header.first_index.0 + u64::from(n)));
+        LogError::Corrupt { file: self.name().log_file(), detail, at }
     }
 }

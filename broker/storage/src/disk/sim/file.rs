@@ -4,7 +4,6 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -89,14 +88,14 @@ impl DiskFile for SimFile {
         Ok(self.inode.content().read(range).into())
     }
 
-    fn is_resident(&self, _range: Range<u64>) -> bool {
-        self.inode.resident.load(Ordering::Relaxed)
+    fn is_resident(&self, range: Range<u64>) -> bool {
+        self.inode.is_resident(range)
     }
 
     async fn populate(&self, range: Range<u64>) -> io::Result<()> {
-        drop(self.read(range)?);
+        drop(self.read(range.clone())?);
         tokio::task::yield_now().await;
-        self.inode.resident.store(true, Ordering::Relaxed);
+        self.inode.populate(range);
         Ok(())
     }
 

@@ -13,8 +13,8 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +31,9 @@ use super::{Disk, DiskFile, LockGuard, Space};
 
 /// Size of the disk unless told otherwise.
 const TOTAL_BYTES: u64 = 1 << 40;
+
+/// What is in memory or not as a whole.
+const PAGE_BYTES: u64 = 4096;
 
 /// A simulated [`Disk`].
 #[derive(Debug)]
@@ -65,18 +68,46 @@ struct State {
 #[derive(Debug)]
 pub struct Inode {
     content: Mutex<Content>,
-    /// Whether its pages are in memory: not after a power cut, until populated.
-    resident: AtomicBool,
+    evicted: Mutex<Evicted>,
+}
+
+/// What of a file is not in memory until it is populated.
+#[derive(Debug, Default)]
+struct Evicted {
+    /// After a power cut, until anything is read in.
+    all: bool,
+    /// Numbers of pages.
+    pages: BTreeSet<u64>,
 }
 
 impl Inode {
     fn new(content: Content, resident: bool) -> Arc<Self> {
-        Arc::new(Self { content: Mutex::new(content), resident: AtomicBool::new(resident) })
+        let evicted = Evicted { all: !resident, pages: BTreeSet::new() };
+        Arc::new(Self { content: Mutex::new(content), evicted: Mutex::new(evicted) })
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn evicted(&self) -> MutexGuard<'_, Evicted> {
+        self.evicted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_resident(&self, range: Range<u64>) -> bool {
+        let evicted = self.evicted();
+        !evicted.all && evicted.pages.range(pages(&range)).next().is_none()
+    }
+
+    fn populate(&self, range: Range<u64>) {
+        let mut evicted = self.evicted();
+        evicted.all = false;
+        evicted.pages.retain(|page| !pages(&range).contains(page));
+    }
+}
+
+fn pages(range: &Range<u64>) -> Range<u64> {
+    range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES)
 }
 
 impl SimDisk {
@@ -192,9 +223,12 @@ impl SimDisk {
         state.total_bytes = state.used_bytes + free;
     }
 
-    /// Rot: flips one bit (0 to 7) of the byte at `position`.
+    /// Rot: flips one bit (0 to 7) of the byte at `position`. It is seen from now on, so the page that
+    /// held the byte in memory is gone.
     pub fn flip_bit(&self, path: &Path, position: u64, bit: u8) -> io::Result<()> {
-        self.shared.lock().names.file(path)?.content().flip_bit(position, bit);
+        let inode = Arc::clone(self.shared.lock().names.file(path)?);
+        inode.content().flip_bit(position, bit);
+        inode.evicted().pages.insert(position / PAGE_BYTES);
         Ok(())
     }
 
