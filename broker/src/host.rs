@@ -201,6 +201,11 @@ impl Host {
         self.failure.send_replace(Some(Arc::new(error)));
     }
 
+    /// Why this broker must not go on, once it is so.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().as_ref().map(ToString::to_string)
+    }
+
     /// Resolves when the broker must not go on, and says why.
     pub async fn failed(&self) -> Arc<NodeError> {
         let mut failure = self.failure.subscribe();

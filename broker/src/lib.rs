@@ -21,6 +21,7 @@ mod partition;
 mod proposer;
 mod retention;
 mod router;
+mod scrub;
 mod server;
 mod steward;
 pub mod telemetry;

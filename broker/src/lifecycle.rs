@@ -25,6 +25,7 @@ use crate::node::{Node, NodeError};
 use crate::operations::watch_disk;
 use crate::partition::Partition;
 use crate::retention;
+use crate::scrub;
 use crate::steward;
 
 /// One attempt to learn how far the metadata is.
@@ -64,7 +65,8 @@ pub async fn bring_up(node: &Arc<Node>) -> Result<(), NodeError> {
     node.tasks().spawn(keep_metadata_log_short(Arc::clone(node)));
     node.tasks().spawn(steward::run(Arc::clone(node)));
     node.tasks().spawn(retention::run(Arc::clone(node)));
-    node.tasks().spawn(retention::scrub(Arc::clone(node)));
+    node.tasks().spawn(scrub::rounds(Arc::clone(node)));
+    node.tasks().spawn(scrub::suspects(Arc::clone(node)));
     Ok(())
 }
 

@@ -140,7 +140,7 @@ fn exit_code_of(error: &NodeError) -> u8 {
         | NodeError::Leftovers(_)
         | NodeError::Metadata(_)
         | NodeError::MetadataDamaged { .. } => 6,
-        NodeError::Register(_) | NodeError::GivenUp => 1,
+        NodeError::Register(_) | NodeError::GivenUp | NodeError::MetadataRotten => 1,
     }
 }
 

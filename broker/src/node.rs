@@ -53,6 +53,11 @@ pub enum NodeError {
          rejoins with what was recovered"
     )]
     GivenUp,
+    #[error(
+        "the log of the cluster's metadata is damaged here, and other brokers hold it: start this one again, and it takes a \
+         new replica from them. Its partitions stay"
+    )]
+    MetadataRotten,
     #[error("this broker could not be registered: {0}")]
     Register(#[source] RequestError),
     #[error("what is left of deleted partitions could not be removed: {0}")]

@@ -20,6 +20,12 @@ impl Node {
             .collect()
     }
 
+    /// Why the broker must not go on, once it is so.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.host().failure()
+    }
+
     /// What each replica built from the entries up to the one named: equal on all brokers.
     #[must_use]
     pub fn states(&self) -> Vec<(GroupId, LogId, String)> {

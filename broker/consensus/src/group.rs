@@ -248,13 +248,6 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Whether, since the last call, something that its log should hold was read and is not what was written: a scrub
-    /// will say what is lost.
-    #[must_use]
-    pub fn take_unreadable(&self) -> bool {
-        self.state.shared.take_unreadable()
-    }
-
     /// Resolves, to the reason, once the replica has failed for good and takes part in its group no more; never when
     /// it is shut down.
     pub async fn failed(&self) -> String {

@@ -44,5 +44,5 @@ pub use pending::{Committed, LocallyDurable, Pending};
 pub use quiet::Quiet;
 pub use role::Role;
 pub use settings::RaftSettings;
-pub use start::{GroupHost, GroupSpec, creation, creation_change};
+pub use start::{GroupHost, GroupSpec, creation, creation_change, open_log};
 pub use types::{Peer, Proposal};

@@ -1,8 +1,9 @@
 //! Raft's reads of the log: for replication, and to apply.
 //!
 //! Invariants: a range comes back whole, but for what was purged at its front or not yet appended at its
-//! end; an entry whose bytes contradict themselves is an error, never left out. Bytes are slices of the
-//! map: nothing is copied, and applying touches headers only.
+//! end; an entry whose bytes contradict themselves, or are not what was appended, is an error, never left out. Bytes
+//! are slices of the map: nothing is copied, and applying what is in memory touches headers only. The device is waited for off
+//! the caller's thread.
 
 use std::fmt::Debug;
 use std::io;
@@ -40,14 +41,14 @@ impl LogReader {
     }
 
     /// Entries from the front of the range, at least one if the log holds any of it.
-    pub(crate) fn chunk(&self, range: Range<LogIndex>, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
+    pub(crate) async fn chunk(&self, range: Range<LogIndex>, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
         let bounds = self.shared.log.bounds();
         let end = bounds.last.map_or(LogIndex(0), |last| last.index).next().min(range.end);
         let start = range.start.max(bounds.first_index);
         if start >= end {
             return Ok(Vec::new());
         }
-        let entries = match self.shared.log.batches(start..end, max_bytes) {
+        let entries = match self.shared.log.batches_async(start..end, max_bytes).await {
             Ok(batches) => batches.into_iter().map(|(meta, batch)| entry(meta, batch)).collect(),
             Err(error @ LogError::Io(_)) => return Err(log_failed(error)),
             Err(error) => Err(log_failed(error)),
@@ -59,15 +60,15 @@ impl LogReader {
     pub(crate) fn stream(&self, range: Range<LogIndex>) -> impl Stream<Item = io::Result<RaftEntry>> + use<> {
         let reader = self.clone();
         let steps = stream::unfold(Some(range), move |rest| {
-            let step = rest.map(|range| reader.step(range));
-            async move { step.flatten() }
+            let reader = reader.clone();
+            async move { reader.step(rest?).await }
         });
         futures_util::StreamExt::flatten(steps)
     }
 
     /// The next entries of a range, and what remains of it.
-    fn step(&self, range: Range<LogIndex>) -> Option<(StepStream, Option<Range<LogIndex>>)> {
-        match self.chunk(range.clone(), STEP_BYTES_MAX) {
+    async fn step(&self, range: Range<LogIndex>) -> Option<(StepStream, Option<Range<LogIndex>>)> {
+        match self.chunk(range.clone(), STEP_BYTES_MAX).await {
             Ok(entries) => {
                 let next = from_raft_index(entries.last()?.log_id.index).next();
                 Some((stream::iter(ok_all(entries)), Some(next..range.end)))
@@ -141,7 +142,7 @@ impl<R: Send + Sync + 'static> RaftLogReader<Types<R>> for LogReader {
         let mut range = log_range(&range);
         let mut entries = Vec::new();
         loop {
-            let chunk = self.chunk(range.clone(), STEP_BYTES_MAX)?;
+            let chunk = self.chunk(range.clone(), STEP_BYTES_MAX).await?;
             let Some(last) = chunk.last() else { return Ok(entries) };
             range.start = from_raft_index(last.log_id.index).next();
             entries.extend(chunk);
@@ -163,6 +164,6 @@ impl<R: Send + Sync + 'static> RaftLogReader<Types<R>> for LogReader {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
-        self.chunk(log_range(&(start..end)), REPLICATION_BYTES_MAX)
+        self.chunk(log_range(&(start..end)), REPLICATION_BYTES_MAX).await
     }
 }

@@ -15,7 +15,7 @@ use headwater_storage::log::{LogError, LogId, LogOptions, NewEntry};
 use crate::encoding::{encode_membership, encode_vote};
 use crate::error::ConsensusError;
 use crate::log_store::{Shared, fact};
-use crate::start::creation;
+use crate::start::{creation, open_log};
 use crate::types::{Membership, Peer, RaftVote};
 
 /// What a forced recovery left.
@@ -51,7 +51,7 @@ pub async fn make_sole_voter(
         }
         None => return Err(ConsensusError::InvalidRequest("this directory holds no replica of the group")),
     }
-    let log = data_dir.open_log(group, LogOptions::default()).await?;
+    let log = open_log(data_dir, group, LogOptions::default()).await?;
     if log.damage().is_some_and(|damage| !damage.accepted) {
         return Err(ConsensusError::Damaged);
     }

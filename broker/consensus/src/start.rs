@@ -18,7 +18,7 @@ use openraft::errors::{InitializeError, RaftError};
 use tokio::sync::{Mutex, RwLock};
 
 use crate::driver::{Driver, State};
-use crate::encoding::{Creation, decode_creation, encode_creation};
+use crate::encoding::{Creation, decode_creation, decode_vote, encode_creation};
 use crate::error::ConsensusError;
 use crate::group::{Group, GroupRaft};
 use crate::inbound::Inbound;
@@ -75,6 +75,24 @@ pub fn creation_change(group: GroupId, record: &Creation) -> Change {
     Change::Put { group: Some(group), kind: fact::CREATION, value: encode_creation(record) }
 }
 
+/// Opens the log of a replica. It holds no entry of a term that the replica has not voted in, or taken a leader's word
+/// for: each is journalled first.
+///
+/// # Errors
+/// Those of [`DataDir::open_log`]; the vote was written by a newer version.
+pub async fn open_log(
+    data_dir: &Arc<DataDir>,
+    group: GroupId,
+    options: LogOptions,
+) -> Result<Arc<Log>, ConsensusError> {
+    let vote = data_dir.get(Some(group), fact::VOTE).map(|bytes| decode_vote(&bytes)).transpose()?;
+    let term_max = match vote {
+        Some(vote) if !mutant::active(Mutant::VoteNotSaved) => vote.leader_id.term,
+        _ => u64::MAX,
+    };
+    Ok(data_dir.open_log_up_to(group, options, Term(term_max)).await?)
+}
+
 impl<M: Machine> Group<M> {
     /// Opens or creates the replica, and starts it. `seed` gives it all the entropy it draws; `machine` is its state
     /// before the first entry. Returns before a leader is known: see [`Group::wait_leader`].
@@ -93,7 +111,7 @@ impl<M: Machine> Group<M> {
     ) -> Result<Arc<Self>, ConsensusError> {
         let data_dir = Arc::clone(&host.data_dir);
         record_creation(&spec, &data_dir).await?;
-        let log = data_dir.open_log(spec.id, log_options).await?;
+        let log = open_log(&data_dir, spec.id, log_options).await?;
         let damaged = is_damaged(&log);
         let shared = Shared::open(spec.id, data_dir, log)?;
         #[cfg(feature = "mutants")]

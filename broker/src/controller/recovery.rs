@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use headwater_consensus::{Creation, Peer, creation, creation_change, recovery};
+use headwater_consensus::{Creation, Peer, creation, creation_change, open_log, recovery};
 use headwater_core::metadata::Replica;
 use headwater_proto::types::{GroupId, Term};
 use headwater_storage::data_dir::DataDir;
@@ -46,10 +46,7 @@ pub async fn make_sole_voter(
 
 /// Whoever decided it was told of the damage, and that no other copy is whole.
 async fn accept_damage(data_dir: &Arc<DataDir>, group: GroupId) -> Result<(), RequestError> {
-    let log = data_dir
-        .open_log(group, LogOptions::default())
-        .await
-        .map_err(headwater_consensus::ConsensusError::from)?;
+    let log = open_log(data_dir, group, LogOptions::default()).await?;
     if log.damage().is_some_and(|damage| !damage.accepted) {
         tracing::warn!(%group, "what is damaged here is given up as well");
         log.accept_loss().await.map_err(headwater_consensus::ConsensusError::from)?;

@@ -181,11 +181,6 @@ impl Partition {
         self.group().log().damage().map_or_else(String::new, |damage| upkeep::damage_in_words(&damage))
     }
 
-    /// Reads every stored batch again; returns how much damage was found that nobody knew of.
-    pub async fn scrub(&self) -> Result<usize, RequestError> {
-        Ok(self.group().log().scrub().await?.new_damage)
-    }
-
     /// Accepts that what is damaged is lost. The partition must be opened again afterwards.
     pub async fn accept_loss(&self) -> Result<(), RequestError> {
         self.group().log().accept_loss().await.map_err(RequestError::from)

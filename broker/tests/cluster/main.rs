@@ -10,3 +10,4 @@ mod metadata_recovery;
 #[path = "../ports/mod.rs"]
 mod ports;
 mod recovery;
+mod rot;
