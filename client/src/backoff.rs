@@ -39,6 +39,11 @@ impl Attempts {
         self.failures = 0;
     }
 
+    /// Failures in a row.
+    pub const fn count(&self) -> u32 {
+        self.failures
+    }
+
     /// As [`Attempts::failed`], while a leader is looked for.
     pub fn searched(&mut self, backoff: &Backoff, entropy: &Entropy) -> Duration {
         if self.failures >= SEARCHES_IN_HASTE {

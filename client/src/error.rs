@@ -132,8 +132,8 @@ pub enum ConsumeError {
         "{partition}: offset {offset} is out of range {log_start_offset}..={high_watermark}; seek to one that is in it"
     )]
     OffsetOutOfRange { partition: TopicPartition, offset: i64, log_start_offset: i64, high_watermark: i64 },
-    /// What arrived is not what was produced. The partition rests until a seek; its position is
-    /// where the damage begins.
+    /// What arrived is not what was produced, and no better when it was fetched again a few times. The partition rests until
+    /// a seek; its position is where the damage begins.
     #[error("{partition} at offset {offset}: {error}; the records are damaged, on the way or at the broker")]
     Corrupt { partition: TopicPartition, offset: i64, error: RecordError },
     /// The broker refuses to serve the partition, for good. The partition rests until a seek.

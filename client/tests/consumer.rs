@@ -158,17 +158,38 @@ async fn an_offset_out_of_range_follows_the_policy() {
     assert_eq!(latest.next().await.unwrap().offset, 30);
 }
 
+/// Flips a bit of the batch from offset 10 on, or flips it back.
+fn flip(fake: &Fake) {
+    let mut state = fake.lock();
+    let batch = &mut state.log("t", 0).unwrap().batches[1];
+    let mut bytes = batch.bytes().to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    *batch = RecordBatch::trusted(bytes.into()).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_batch_is_fetched_again_until_it_comes_whole() {
+    let fake = Fake::start(1, 1);
+    fill(&fake, 30, 10);
+    let mut consumer = consumer(&fake, ConsumerConfig::default(), 1, Position::Start).await;
+    for round in 0..3 {
+        consumer.seek(&partition(0), Position::Start).await.unwrap();
+        flip(&fake);
+        let made_good = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            flip(&fake);
+        };
+        let mut next = BTreeMap::new();
+        tokio::join!(take(&mut consumer, 30, &mut next), made_good);
+        assert_eq!(next[&0], 30, "round {round}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn damage_is_reported_where_it_begins() {
     let fake = Fake::start(1, 1);
     fill(&fake, 30, 10);
-    {
-        let mut state = fake.lock();
-        let batch = &mut state.log("t", 0).unwrap().batches[1];
-        let mut bytes = batch.bytes().to_vec();
-        *bytes.last_mut().unwrap() ^= 1;
-        *batch = RecordBatch::trusted(bytes.into()).unwrap();
-    }
+    flip(&fake);
     let mut consumer = consumer(&fake, ConsumerConfig::default(), 1, Position::Start).await;
     let mut next = BTreeMap::new();
     take(&mut consumer, 10, &mut next).await;

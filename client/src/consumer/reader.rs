@@ -14,6 +14,10 @@ use super::state::{Item, Shared, State, StreamId};
 use crate::connection::Fault;
 use crate::{Client, ClientError, ConsumeError, TopicPartition};
 
+/// Times that a damaged batch is fetched again: with the default pauses, for at least 2.5 s, in which a leader that
+/// holds it is replaced.
+const CORRUPT_FETCHES_MAX: u32 = 10;
+
 /// Why a stream ended, for the log.
 pub type Ending = String;
 
@@ -117,9 +121,7 @@ impl Reader {
                 Ok(Some(batch)) => batch,
                 Ok(None) => break,
                 Err(error) => {
-                    let error =
-                        ConsumeError::Corrupt { partition: partition.clone(), offset: fetch_from, error };
-                    self.rest(state, &partition, error);
+                    self.corrupt(state, &partition, fetch_from, error);
                     break;
                 }
             };
@@ -145,7 +147,30 @@ impl Reader {
             state.push(Item::Moved(partition.clone(), fetch_from));
         }
         if let Some(part) = state.parts.get_mut(&partition) {
+            if part.fetch_from < fetch_from && part.stream.is_some() {
+                part.corrupt.succeeded();
+            }
             part.fetch_from = fetch_from;
+        }
+    }
+
+    /// What arrived is not what was produced. It may be so on one replica alone: the batch is fetched again, of
+    /// another leader if there is one by then, and only then the partition rests.
+    fn corrupt(&self, state: &mut State, partition: &TopicPartition, offset: i64, error: RecordError) {
+        let Some(part) = state.parts.get_mut(partition) else { return };
+        if part.corrupt.count() < CORRUPT_FETCHES_MAX {
+            tracing::warn!(%partition, offset, %error, "a damaged batch is fetched again");
+            let now = Instant::now();
+            part.not_before =
+                Some(now + part.corrupt.failed(&self.client.config().retry, self.client.entropy()));
+            if !self.from_leader {
+                part.leave_follower(now);
+            }
+            part.stream = None;
+            self.shared.plan.notify_one();
+        } else {
+            let error = ConsumeError::Corrupt { partition: partition.clone(), offset, error };
+            self.rest(state, partition, error);
         }
     }
 

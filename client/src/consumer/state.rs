@@ -58,6 +58,8 @@ pub struct Part {
     /// It is not asked for before then.
     pub not_before: Option<Instant>,
     pub attempts: Attempts,
+    /// Counts the fetches of a batch that arrives damaged.
+    pub corrupt: Attempts,
 }
 
 impl Part {
@@ -75,6 +77,7 @@ impl Part {
             with_leader_for: WITH_LEADER,
             not_before: None,
             attempts: Attempts::default(),
+            corrupt: Attempts::default(),
         }
     }
 
