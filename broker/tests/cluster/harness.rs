@@ -9,7 +9,6 @@ use bytes::Bytes;
 use headwater_broker::config::{Config, HostPort, NodeList, SeedList};
 use headwater_broker::env::{OsEntropy, SystemClock, TcpNetwork};
 use headwater_broker::{Broker, Env, MetadataOutlook, MetadataRecoveryError, Node, NodeError, Observation};
-use headwater_proto::record::{Compression, Limits, RecordBatch, RecordBatchBuilder};
 use headwater_proto::types::{GroupId, PartitionId, TopicId};
 use headwater_proto::v1;
 use headwater_proto::v1::admin_client::AdminClient;
@@ -20,6 +19,7 @@ use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
 use crate::ports::free_address;
+use crate::records::{builder, values};
 
 /// No test waits longer for anything else.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -313,7 +313,8 @@ impl Cluster {
             if fetched.records.is_empty() {
                 return found;
             }
-            found.extend(values(fetched.records, position));
+            let values = values(fetched.records, position).into_iter();
+            found.extend(values.map(|(_, value)| String::from_utf8(value.to_vec()).unwrap()));
             position = fetched.next_offset;
         }
     }
@@ -329,29 +330,12 @@ pub fn seeds(members: &[&Member]) -> SeedList {
 }
 
 fn batch(values: &[&str]) -> Bytes {
-    let mut builder = RecordBatchBuilder::new(Compression::None, None);
-    for value in values {
-        builder.append(now_ms(), None, Some(value.as_bytes()), &[]).unwrap();
-    }
-    builder.build().unwrap()
+    builder(now_ms(), values).build().unwrap()
 }
 
 fn now_ms() -> i64 {
     use headwater_broker::env::Clock;
     SystemClock.now().get()
-}
-
-fn values(mut batches: Bytes, from: i64) -> Vec<String> {
-    let mut found = Vec::new();
-    while let Some(batch) = RecordBatch::split_first(&mut batches, &Limits::default()).unwrap() {
-        for record in batch.records(&Limits::default()).unwrap() {
-            let record = record.unwrap();
-            if record.offset >= from {
-                found.push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
-            }
-        }
-    }
-    found
 }
 
 /// Waits until it holds.

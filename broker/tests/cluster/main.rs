@@ -9,5 +9,7 @@ mod lifecycle;
 mod metadata_recovery;
 #[path = "../ports/mod.rs"]
 mod ports;
+#[path = "../records/mod.rs"]
+mod records;
 mod recovery;
 mod rot;

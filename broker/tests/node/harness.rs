@@ -8,13 +8,15 @@ use bytes::Bytes;
 use headwater_broker::config::Config;
 use headwater_broker::env::{Clock, Entropy, TcpNetwork};
 use headwater_broker::{Broker, Env};
-use headwater_proto::record::{Compression, Limits, RecordBatch, RecordBatchBuilder};
 use headwater_proto::types::TimestampMs;
 use headwater_proto::v1;
 use headwater_proto::v1::admin_client::AdminClient;
 use headwater_proto::v1::data_client::DataClient;
 use headwater_storage::disk::SimDisk;
 use tonic::transport::Channel;
+
+use crate::records::builder;
+pub use crate::records::values;
 
 /// No test waits longer for anything.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -201,28 +203,6 @@ pub fn batch_of(producer: (i64, i16, i32), values: &[&str]) -> Bytes {
     let mut builder = builder(START_MS, values);
     builder.set_producer(producer.0, producer.1, producer.2);
     builder.build().unwrap()
-}
-
-fn builder(timestamp_ms: i64, values: &[&str]) -> RecordBatchBuilder {
-    let mut builder = RecordBatchBuilder::new(Compression::None, None);
-    for value in values {
-        builder.append(timestamp_ms, None, Some(value.as_bytes()), &[]).unwrap();
-    }
-    builder
-}
-
-/// The records of whole batches from an offset on.
-pub fn values(mut batches: Bytes, from: i64) -> Vec<(i64, Bytes)> {
-    let mut found = Vec::new();
-    while let Some(batch) = RecordBatch::split_first(&mut batches, &Limits::default()).unwrap() {
-        for record in batch.records(&Limits::default()).unwrap() {
-            let record = record.unwrap();
-            if record.offset >= from {
-                found.push((record.offset, record.value.unwrap()));
-            }
-        }
-    }
-    found
 }
 
 /// The code's name of an error that must be there.

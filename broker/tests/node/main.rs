@@ -6,4 +6,6 @@ mod admin;
 mod crash;
 mod harness;
 mod produce;
+#[path = "../records/mod.rs"]
+mod records;
 mod retention;
