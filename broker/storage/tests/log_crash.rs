@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Life, Model, SMALL, batch, check, entry};
+use common::{GROUP, Life, Model, SMALL, batch, check, entry};
 use headwater_proto::types::LogIndex;
 use headwater_storage::disk::SimDisk;
 use headwater_storage::log::{LogOptions, NewEntry};
@@ -229,6 +229,50 @@ async fn nothing_is_durable_after_a_failed_sync() {
     life.data_dir.put(None, 99, bytes::Bytes::from_static(b"x")).await.unwrap();
     let life = life.restart_after_power_cut(SMALL).await;
     assert_eq!(life.log.damage(), None, "a durable point was journalled for what was never durable");
+}
+
+/// The log is opened again after its sync failed at any moment, without a restart: what the failed sync left in memory
+/// is gone, and what comes after lasts.
+#[tokio::test(start_paused = true)]
+async fn a_log_goes_on_behind_what_was_durable_before_a_sync_failed() {
+    let (mut failures, mut after_ms) = (0, 0);
+    loop {
+        let disk = Arc::new(SimDisk::new(after_ms));
+        let mut life = Life::begin(&disk, SMALL).await;
+        disk.set_sync_latency(std::time::Duration::from_millis(5));
+        let mut known = Known::default();
+        let fails = async {
+            tokio::time::sleep(std::time::Duration::from_millis(after_ms)).await;
+            disk.fail_syncs(Some("/groups/"));
+            std::future::pending().await
+        };
+        tokio::select! {
+            _ = scenario(&life, &mut known) => {}
+            () = fails => {}
+        }
+        disk.fail_syncs(None);
+        // The scenario ends with a clean stop.
+        if life.data_dir.put(None, 98, bytes::Bytes::from_static(b"x")).await.is_err() {
+            break;
+        }
+        failures += 1;
+        life.log.give_up_unsynced().await.unwrap();
+        let data_dir = life.data_dir.clone();
+        drop(life);
+        let log = data_dir.open_log(GROUP, SMALL).await.unwrap();
+        life = Life { disk: disk.clone(), data_dir, log };
+        let mut model = judge(&life, &known);
+        let entries = [entry(9, batch(3, 40, 99))];
+        model.append(&entries);
+        life.log.append(&entries).unwrap();
+        life.log.flush().await.unwrap();
+        life.data_dir.put(None, 99, bytes::Bytes::from_static(b"x")).await.unwrap();
+        let life = life.restart_after_power_cut(SMALL).await;
+        assert_eq!(life.log.damage(), None, "failed after {after_ms} ms");
+        check(&life.log, &model);
+        after_ms += 2;
+    }
+    assert!(failures > 20, "{failures}");
 }
 
 /// Names that a killed broker made are in the page cache only: the next one must not take them for durable.

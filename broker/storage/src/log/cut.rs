@@ -68,6 +68,37 @@ impl Log {
         Ok(removed)
     }
 
+    /// After a failed write or sync: voids what never became durable, which nobody was promised, so that the next opening
+    /// of this log does not find it. The pages that a failed sync leaves behind look written, and a later sync of them
+    /// succeeds and proves nothing. Does nothing to a log that goes on.
+    ///
+    /// # Errors
+    /// Those of the journal and of writing the index again.
+    pub async fn give_up_unsynced(&self) -> Result<(), LogError> {
+        if self.check_running().is_ok() {
+            return Ok(());
+        }
+        let journalled = self.host.fact(self.group, fact::CUT).and_then(|value| Cut::decode(&value));
+        let cut = {
+            let generation = lock(&self.writer).next_generation;
+            let flush = lock(&self.flush);
+            // A cut that was journalled and failed half way: what it voided stays so.
+            let half_way = journalled.filter(|cut| cut.number > flush.cuts);
+            let next_index =
+                half_way.map_or(flush.durable_next, |cut| cut.next_index.min(flush.durable_next));
+            let generation = half_way.map_or(generation, |cut| cut.generation.max(generation));
+            let number = half_way.map_or(flush.cuts, |cut| cut.number) + 1;
+            Cut { number, next_index, generation, durable_next_index: next_index }
+        };
+        self.host.put_fact(self.group, fact::CUT, cut.encode()).await?;
+        // Of the segment that remains the last one; the opening seals and syncs it.
+        let view = self.view();
+        match view.segments.iter().rev().find(|segment| segment.first_index() < cut.next_index) {
+            Some(last) => Ok(last.rewrite_index()?),
+            None => Ok(()),
+        }
+    }
+
     /// Drops every entry up to and including `upto`, which may lie beyond the end. The journal first; whole segments
     /// are deleted, inside of one only the logical beginning moves.
     ///

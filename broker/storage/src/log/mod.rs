@@ -156,6 +156,12 @@ impl Log {
         LogError::Stopped(reason.clone())
     }
 
+    /// Why it takes no appends any more, after a write or a sync that failed.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&str> {
+        self.stopped.get().map(String::as_str)
+    }
+
     fn check_running(&self) -> Result<(), LogError> {
         self.stopped.get().map_or(Ok(()), |reason| Err(LogError::Stopped(reason.clone())))
     }

@@ -264,6 +264,13 @@ impl Segment {
         Ok(())
     }
 
+    /// Writes again what the index file holds, unsynced: after a failed sync it may be in memory only and look written.
+    pub fn rewrite_index(&self) -> std::io::Result<()> {
+        let end = entry_position(self.with_state(|s| s.indexed));
+        let held = self.index.read(0..end)?.to_vec();
+        self.index.write_at(0, &[IoSlice::new(&held)])
+    }
+
     /// Seals: the rest of the index, then the footer at the very end of the index file. `free_from` is where the
     /// file is free beyond the entries: what a cut voided stays where it is, since a reader may hold it.
     /// Nothing is synced. Writer only.

@@ -78,6 +78,8 @@ impl Content {
             // Bytes written over with themselves (zeros into a new file) leave nothing for a crash to choose from.
             if self.sectors.get(&sector).map_or(&ZEROS, |content| &**content)[within.clone()] != *part {
                 self.alter(sector, |content| content[within.clone()].copy_from_slice(part));
+            } else if let Some(dirty) = self.dirty.get_mut(&sector).filter(|dirty| dirty.abandoned) {
+                (dirty.abandoned, dirty.change) = (false, self.change);
             }
         }
         let end = offset + bytes.len() as u64;

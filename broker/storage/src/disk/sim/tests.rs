@@ -146,6 +146,22 @@ async fn a_failed_sync_fails_and_the_next_one_lies() {
     assert_eq!(found, BTreeSet::from([1, 2]));
 }
 
+#[tokio::test]
+async fn what_is_written_again_after_a_failed_sync_is_synced_by_the_next() {
+    let history = async |disk: &SimDisk| {
+        let file = disk.create(Path::new("/a"), 0).unwrap();
+        disk.sync_dir(Path::new("/")).await.unwrap();
+        write(&file, 0, &[1; 512]).unwrap();
+        disk.fail_syncs(Some("/a"));
+        assert!(file.sync_data().await.is_err());
+        disk.fail_syncs(None);
+        write(&file, 0, &[1; 512]).unwrap();
+        file.sync_data().await.unwrap();
+    };
+    let found = outcomes(history, |disk| disk.read_file(Path::new("/a")).unwrap()).await;
+    assert_eq!(found, BTreeSet::from([vec![1; 512]]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stalled_sync_takes_its_time() {
     let disk = SimDisk::new(1);
