@@ -6,6 +6,7 @@ pub mod config;
 mod controller;
 pub mod env;
 mod error;
+mod failed;
 mod fetch;
 mod grpc;
 mod host;

@@ -21,6 +21,7 @@ use crate::cluster::LocalGroup;
 use crate::controller::rejoin::{self, Word};
 use crate::controller::{EntranceError, IdentityError, cluster_of, probe_request, recovered_above, seeds};
 use crate::error::RequestError;
+use crate::failed;
 use crate::node::{Node, NodeError};
 use crate::operations::watch_disk;
 use crate::partition::Partition;
@@ -64,6 +65,7 @@ pub async fn bring_up(node: &Arc<Node>) -> Result<(), NodeError> {
     node.tasks().spawn(follow_metadata(Arc::clone(node)));
     node.tasks().spawn(keep_metadata_log_short(Arc::clone(node)));
     node.tasks().spawn(steward::run(Arc::clone(node)));
+    node.tasks().spawn(failed::run(Arc::clone(node)));
     node.tasks().spawn(retention::run(Arc::clone(node)));
     node.tasks().spawn(scrub::rounds(Arc::clone(node)));
     node.tasks().spawn(scrub::suspects(Arc::clone(node)));

@@ -137,9 +137,11 @@ fn exit_code_of(error: &NodeError) -> u8 {
         },
         NodeError::Entrance(_) => 7,
         NodeError::DataDir(_)
+        | NodeError::JournalFailed { .. }
         | NodeError::Leftovers(_)
         | NodeError::Metadata(_)
-        | NodeError::MetadataDamaged { .. } => 6,
+        | NodeError::MetadataDamaged { .. }
+        | NodeError::MetadataFailed { .. } => 6,
         NodeError::Register(_) | NodeError::GivenUp | NodeError::MetadataRotten => 1,
     }
 }

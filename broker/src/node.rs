@@ -58,6 +58,16 @@ pub enum NodeError {
          new replica from them. Its partitions stay"
     )]
     MetadataRotten,
+    #[error(
+        "the log of the cluster's metadata could not be written ({reason}): this broker can follow the cluster no \
+         more. Look after its disk, then start it again"
+    )]
+    MetadataFailed { reason: String },
+    #[error(
+        "the journal could not be written ({source}): this broker can store nothing any more. Look after its disk, \
+         then start it again"
+    )]
+    JournalFailed { source: std::io::Error },
     #[error("this broker could not be registered: {0}")]
     Register(#[source] RequestError),
     #[error("what is left of deleted partitions could not be removed: {0}")]

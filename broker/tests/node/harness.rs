@@ -91,6 +91,12 @@ impl Harness {
         tokio::time::timeout(PATIENCE, broker.shutdown()).await.expect("the broker stops in time");
     }
 
+    /// Waits until the broker ends by itself; returns why.
+    pub async fn failed(&self) -> String {
+        let failed = self.broker.as_ref().unwrap().failed();
+        tokio::time::timeout(PATIENCE, failed).await.expect("the broker goes on").to_string()
+    }
+
     pub async fn boot(&mut self) {
         let started = boot(&self.config, &self.disk, &self.clock, &self.entropy).await;
         (self.broker, self.data, self.admin) = (Some(started.0), started.1, started.2);

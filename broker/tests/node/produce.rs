@@ -261,7 +261,7 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
 }
 
 #[tokio::test]
-async fn a_failed_sync_ends_its_partition_and_no_other() {
+async fn a_failed_sync_ends_its_partition_and_no_other_until_it_is_opened_again() {
     let mut broker = Harness::start().await;
     let topic = broker.create("t", 1, &[]).await;
     broker.create("u", 1, &[]).await;
@@ -276,5 +276,32 @@ async fn a_failed_sync_ends_its_partition_and_no_other() {
     assert_eq!(broker.read("t", 0, 0).await, [(0, "a".into())], "what was committed is read");
     assert!(!broker.describe("t").await[0].damage.is_empty());
     assert_eq!(broker.produce("u", vec![batch(&["d"])]).await[0].error, None);
+    let begun = tokio::time::Instant::now();
+    while broker.produce("t", vec![batch(&["e"])]).await[0].error.is_some() {
+        assert!(begun.elapsed() < PATIENCE, "it is never opened again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let expected = [(0, "a".into()), (1, "e".into())];
+    assert_eq!(broker.read("t", 0, 0).await, expected, "what never was durable is gone");
+    broker.power_cut();
+    broker.boot().await;
+    assert_eq!(broker.read("t", 0, 0).await, expected);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_cannot_write_its_journal_ends_and_says_why() {
+    let mut broker = Harness::start().await;
+    broker.create("t", 1, &[]).await;
+    broker.produce("t", vec![batch(&["a"])]).await;
+    broker.disk.fail_syncs(Some("journal"));
+    assert!(broker.produce("t", vec![batch(&["b"])]).await[0].error.is_some());
+    let reason = broker.failed().await;
+    assert!(reason.contains("could not be written"), "{reason}");
+    broker.disk.fail_syncs(None);
+    broker.power_cut();
+    broker.boot().await;
+    assert_eq!(broker.read("t", 0, 0).await[0], (0, "a".into()));
+    assert_eq!(broker.produce("t", vec![batch(&["c"])]).await[0].error, None);
     broker.stop().await;
 }

@@ -153,7 +153,8 @@ impl DataDir {
     ) -> Result<Arc<Log>, LogError> {
         let slot = self.slot(group);
         let mut slot = slot.lock().await;
-        if let Some(log) = slot.upgrade() {
+        // One that stopped writes nothing more, and a reader may hold it for long.
+        if let Some(log) = slot.upgrade().filter(|log| log.stopped().is_none()) {
             return Ok(log);
         }
         if self.facts.get(Some(group), DELETED).is_some() {
