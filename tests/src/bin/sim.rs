@@ -118,7 +118,9 @@ fn one(args: &Args) -> Result<bool> {
     plant(args.mutant)?;
     let load_ms = args.load_ms.unwrap_or(if args.short { SHORT_LOAD_MS } else { LOAD_MS });
     let load = Duration::from_millis(load_ms);
-    let plan = cluster::Plan { seed: args.seed, load, mutant: args.mutant, calm: args.calm };
+    let full = !args.short && !args.calm && args.load_ms.is_none() && args.mutant.is_none();
+    let operations = if full { OPERATIONS_MIN } else { 0 };
+    let plan = cluster::Plan { seed: args.seed, load, operations, mutant: args.mutant, calm: args.calm };
     let outcome = cluster::run(&plan);
     println!(
         "seed {} digest {:016x}: {}, {} brokers, {} operations, {} records acknowledged, {} kinds of fault, \
@@ -136,7 +138,6 @@ fn one(args: &Args) -> Result<bool> {
     println!("{COVERAGE}{}", outcome.coverage);
     outcome.violations.iter().for_each(|violation| println!("VIOLATION {violation}"));
     outcome.findings.lines().for_each(|line| println!("ANOMALY {line}"));
-    let full = !args.short && !args.calm && args.load_ms.is_none() && args.mutant.is_none();
     if full
         && outcome.is_good()
         && (outcome.operations < OPERATIONS_MIN || outcome.coverage.kinds() < KINDS_MIN)

@@ -19,8 +19,9 @@ use crate::workload::{self, Target, patiently};
 pub const CLIENTS: &str = "clients";
 
 const PRODUCERS: u32 = 3;
-/// Pause of each producer after a record.
-const PACE: Duration = Duration::from_millis(28);
+/// Pause of each producer after a record: a third more than the operations that a full run must have, and many seeds
+/// more in the same time than with a pause half as long.
+const PACE: Duration = Duration::from_millis(45);
 /// Pause between two looks at the ends of the partitions.
 const LIST_PAUSE: Duration = Duration::from_millis(150);
 /// Every partition takes a write again this soon after the last fault.

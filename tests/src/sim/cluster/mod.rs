@@ -41,6 +41,8 @@ const QUIET_END: Duration = Duration::from_secs(3);
 /// A cluster that isn't whole so long after the last fault never will be. A torn end is vouched for by a majority only
 /// after a minute.
 const WHOLE_MAX: Duration = Duration::from_secs(120);
+/// A load that has too few operations to show goes on for as long, at most: then the cluster has its chance to be whole.
+const LONGER_MAX: Duration = Duration::from_secs(100);
 /// From the last answer to a client until every replica has applied what was answered.
 const SETTLED_MAX: Duration = Duration::from_secs(5);
 
@@ -50,6 +52,9 @@ pub struct Plan {
     pub seed: u64,
     /// How long the load goes on, in simulated time.
     pub load: Duration,
+    /// It goes on, after the last fault, until there were so many: where a disk that is lost meets a torn end, a
+    /// partition may take no writes for a minute.
+    pub operations: u64,
     /// The bug that is planted, which the faults are aimed at.
     pub mutant: Option<Mutant>,
     /// No faults at all.
@@ -201,10 +206,14 @@ impl Run {
     /// Ends the load, then waits until everything is mended.
     fn go_on(&mut self, plan: &Plan) -> Result<()> {
         let now = self.sim.elapsed();
-        if now >= plan.load && !*self.stop.borrow() {
+        if !*self.stop.borrow() {
+            let enough = self.recorder.note(|history| history.operations()) >= plan.operations;
+            if now < plan.load || !enough && now < plan.load + LONGER_MAX {
+                return Ok(());
+            }
             self.stop.send_replace(true);
         }
-        if *self.whole.borrow() || now < plan.load || !(plan.calm || self.nemesis.is_over(now, &self.nodes)) {
+        if *self.whole.borrow() || !(plan.calm || self.nemesis.is_over(now, &self.nodes)) {
             return Ok(());
         }
         match self.observer.whole(&self.nodes) {
