@@ -152,17 +152,26 @@ impl Segment {
         Ok(())
     }
 
-    /// As [`Segment::prove`], for consecutive entries from number `first` to `last` whose batches are `run`.
-    pub fn prove_run(&self, (first, last): (u32, u32), run: &[u8], again: bool) -> Result<(), LogError> {
-        let start = self.entry(first)?.position as usize;
-        // The header of the first is compared always: the position of a run is no better than its index entry.
-        let rest_is_proven = !again && !self.proofs.is_any_due(first + 1..last + 1);
-        let last = if rest_is_proven { first } else { last };
-        for n in first..=last {
-            let entry = self.entry(n)?;
-            let at = entry.position as usize - start;
-            let batch = run.get(at..at + entry.size_bytes as usize).unwrap_or_default();
-            self.prove(n, &entry, batch, again)?;
+    /// As [`Segment::prove`], for the entries from number `n`, which is `first`, to `last`, whose batches are `run`.
+    pub fn prove_run(
+        &self,
+        n: u32,
+        first: &IndexEntry,
+        last: u32,
+        run: &[u8],
+        again: bool,
+    ) -> Result<(), LogError> {
+        let part = |entry: &IndexEntry| {
+            let at = (entry.position - first.position) as usize;
+            run.get(at..at + entry.size_bytes as usize).unwrap_or_default()
+        };
+        self.prove(n, first, part(first), again)?;
+        let rest = n + 1..last + 1;
+        if again || self.proofs.is_any_due(rest.clone()) {
+            for n in rest {
+                let entry = self.entry(n)?;
+                self.prove(n, &entry, part(&entry), again)?;
+            }
         }
         Ok(())
     }
