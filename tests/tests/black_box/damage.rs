@@ -151,8 +151,10 @@ async fn is_never_handed_to_a_reader() {
     while read.len() < RECORDS - 1 {
         match consumer.next().await {
             Ok(record) => read.push((record.offset, record.value.unwrap())),
-            Err(ConsumeError::Corrupt { offset, .. }) => {
-                assert_eq!(offset, lost);
+            // The broker has seen it first, and knows of no other replica.
+            Err(ConsumeError::Refused { error, .. }) => {
+                assert!(error.to_string().contains(&format!("offset {lost}")), "{error}");
+                assert_eq!(consumer.position(&partition), Some(lost));
                 consumer.seek(&partition, Position::Offset(lost + 1)).await.unwrap();
             }
             Err(error) => panic!("{error}"),

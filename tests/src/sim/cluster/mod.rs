@@ -188,7 +188,7 @@ impl Run {
         ended.unwrap_or_else(|| Err("the clients did not come to their end".into()))?;
         self.settle()?;
         self.observer.look(&self.nodes, self.sim.elapsed());
-        replicas::note(&self.nodes, &self.recorder);
+        self.failures.extend(replicas::note(&self.nodes, &self.recorder));
         self.failures.extend(replicas::states_differ(&self.nodes));
         Ok(())
     }
@@ -213,17 +213,15 @@ impl Run {
             }
             self.stop.send_replace(true);
         }
-        if *self.whole.borrow() || !(plan.calm || self.nemesis.is_over(now, &self.nodes)) {
+        if *self.whole.borrow() {
             return Ok(());
         }
-        match self.observer.whole(&self.nodes) {
-            Ok(()) => {
-                self.whole.send_replace(true);
-            }
-            Err(reason) if now > plan.load + WHOLE_MAX => {
-                return Err(format!("not whole {WHOLE_MAX:?} after the last fault: {reason}").into());
-            }
-            Err(_) => {}
+        let whole = self.observer.whole(&self.nodes);
+        if whole.is_ok() && (plan.calm || self.nemesis.is_over(now, &self.nodes)) {
+            self.whole.send_replace(true);
+        } else if now > plan.load + WHOLE_MAX {
+            let reason = whole.err().unwrap_or_else(|| format!("lost is {}", self.nemesis.lost()));
+            return Err(format!("not whole {WHOLE_MAX:?} after the last fault: {reason}").into());
         }
         Ok(())
     }

@@ -119,6 +119,11 @@ impl Node {
         lock(&self.machine.refused).clone()
     }
 
+    /// Why the broker that runs cannot go on.
+    pub fn failure(&self) -> Option<String> {
+        self.with_node(BrokerNode::failure).flatten()
+    }
+
     /// Begins the life of a spare broker.
     pub fn switch_on(&mut self, sim: &mut Sim<'_>) {
         self.machine.on.store(true, Ordering::Relaxed);

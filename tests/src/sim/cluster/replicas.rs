@@ -8,21 +8,28 @@ use headwater_proto::types::{GroupId, Offset, PartitionId, TopicId};
 use super::load;
 use super::nodes::Node;
 use crate::history::{ReadRecord, Recorder};
+use crate::sim::Result;
 use crate::workload;
 
-/// Notes the records of every replica of the load's topics, read from its own log.
-pub fn note(nodes: &[Node], recorder: &Recorder) {
+/// Notes the records of every replica of the load's topics, read from its own log; gives what could not be read.
+pub fn note(nodes: &[Node], recorder: &Recorder) -> Vec<String> {
+    let mut failures = Vec::new();
     for node in nodes {
         let topics = topics(node);
         for seen in node.observe().unwrap_or_default() {
             let GroupId { topic_id, partition: PartitionId(number) } = seen.group;
             let Some(name) = topics.get(&topic_id) else { continue };
             let end = seen.progress.high_watermark;
-            let records = records(&seen.log, end);
             let replica = format!("broker {} replica {}", node.id, seen.replica_id);
-            recorder.note(|history| history.replica(&(name.clone(), number), &replica, records));
+            match records(&seen.log, end) {
+                Ok(records) => {
+                    recorder.note(|history| history.replica(&(name.clone(), number), &replica, records));
+                }
+                Err(error) => failures.push(format!("{name}-{number}: {replica} cannot be read: {error}")),
+            }
         }
     }
+    failures
 }
 
 /// Whether every replica of the load's topics has applied as much as the others.
@@ -51,26 +58,27 @@ fn topics(node: &Node) -> BTreeMap<TopicId, String> {
     known
 }
 
-fn records(log: &headwater_storage::log::Log, end: Offset) -> Vec<ReadRecord> {
+fn records(log: &headwater_storage::log::Log, end: Offset) -> Result<Vec<ReadRecord>> {
     const READ_BYTES: usize = 1 << 20;
     let limits = Limits::default();
     let mut found = Vec::new();
     let mut next = log.bounds().first_offset;
     while next < end {
-        let Ok(slice) = log.read(next, end, READ_BYTES) else { break };
+        let slice = log.read(next, end, READ_BYTES)?;
         if slice.next_offset <= next {
-            break;
+            return Err(format!("nothing is read at {next} of {end}").into());
         }
         let mut bytes = slice.bytes;
-        while let Ok(Some(batch)) = RecordBatch::split_first(&mut bytes, &limits) {
-            let records = batch.records(&limits).into_iter().flatten().flatten();
-            found.extend(records.map(|record| {
-                (record.offset, record.value.as_deref().and_then(workload::value_of).unwrap_or(u64::MAX))
-            }));
+        while let Some(batch) = RecordBatch::split_first(&mut bytes, &limits)? {
+            for record in batch.records(&limits)? {
+                let record = record?;
+                let value = record.value.as_deref().and_then(workload::value_of);
+                found.push((record.offset, value.unwrap_or(u64::MAX)));
+            }
         }
         next = slice.next_offset;
     }
-    found
+    Ok(found)
 }
 
 /// Replicas that applied the same entries and are in different states (the producer window among them).

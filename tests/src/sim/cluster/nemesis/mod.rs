@@ -1,7 +1,7 @@
 //! Breaks things while the load goes on, and mends them.
 //!
-//! Invariant: at most one disk at a time has lost what was durable on it; the next one waits until the cluster has made
-//! the loss good. So a majority of each partition's replicas keeps its disks, and nothing acknowledged may be lost.
+//! Invariant: at most one disk at a time has lost what was durable on it; the next one, and the end of the run, wait until
+//! the cluster has made all of the loss good. So a majority of each partition's replicas keeps its disks, and nothing acknowledged may be lost.
 
 mod strike;
 
@@ -69,7 +69,9 @@ enum Undo {
 
 /// A disk that lost something.
 enum Suspect {
-    Entry(i32, Rotten),
+    /// These, on this broker's.
+    Entries(i32, Vec<Rotten>),
+    /// Everything, or it is still to come.
     Disk,
 }
 
@@ -125,7 +127,19 @@ impl Nemesis {
     /// Whether everything runs and nothing is broken any more.
     pub fn is_over(&self, now: Duration, nodes: &[Node]) -> bool {
         let running = |node: &Node| matches!(node.state, State::Up | State::Spare) && !node.disk().is_dead();
-        now >= self.window.end && self.undo.is_empty() && nodes.iter().all(running)
+        now >= self.window.end && self.undo.is_empty() && self.suspect.is_none() && nodes.iter().all(running)
+    }
+
+    /// What a disk lost and the cluster has not made good.
+    pub fn lost(&self) -> String {
+        match &self.suspect {
+            Some(Suspect::Entries(node, rotten)) => {
+                let rotten: Vec<_> = rotten.iter().map(ToString::to_string).collect();
+                format!("rotten on broker {node}: {}", rotten.join(", "))
+            }
+            Some(Suspect::Disk) => "a disk that was lost".to_owned(),
+            None => "nothing".to_owned(),
+        }
     }
 
     /// Between a half and one and a half of it.
@@ -189,6 +203,16 @@ impl Nemesis {
                 State::Down { until } if now >= until => nodes[position].start(sim),
                 State::Up if self.suspect.is_some() && nodes[position].refused().is_some() => {
                     self.replace_disk(position, sim, nodes, observer);
+                }
+                State::Up if let Some(why) = nodes[position].failure() => {
+                    tracing::info!(
+                        broker = nodes[position].id,
+                        why,
+                        "a broker that can't go on is restarted"
+                    );
+                    let pause = self.about(500);
+                    nodes[position].stop(pause);
+                    self.counters.count("operator:restarted");
                 }
                 _ => {}
             }
@@ -273,9 +297,11 @@ impl Nemesis {
 
     fn check_mended(&mut self, nodes: &[Node], observer: &Observer) {
         let gone = match &self.suspect {
-            Some(Suspect::Entry(id, rotten)) => {
+            Some(Suspect::Entries(id, rotten)) => {
                 let node = nodes.iter().find(|node| node.id == *id);
-                node.is_some_and(|node| rotten.is_gone(observer.replica_at(*id, rotten.group), node))
+                node.is_some_and(|node| {
+                    rotten.iter().all(|one| one.is_gone(observer.replica_at(*id, one.group), node))
+                })
             }
             // A strike that is still to come keeps its claim.
             Some(Suspect::Disk) => !self.undo.iter().any(|(_, undo)| matches!(undo, Undo::Strike { .. })),

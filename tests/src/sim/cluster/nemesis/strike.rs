@@ -213,7 +213,7 @@ impl Nemesis {
         let Some(observations) = node.observe() else { return false };
         let Some(rotten) = rot::any_entry(&node.disk(), &observations, &self.entropy) else { return false };
         observer.rotted(rotten.group, rotten.replica);
-        self.suspect = Some(Suspect::Entry(node.id, rotten));
+        self.suspect = Some(Suspect::Entries(node.id, vec![rotten]));
         true
     }
 
@@ -249,8 +249,9 @@ impl Nemesis {
         let disk = node.disk();
         let rotten: Vec<_> = last.into_iter().filter_map(|last| last.rot(&disk, &self.entropy)).collect();
         rotten.iter().for_each(|rotten| observer.rotted(rotten.group, rotten.replica));
-        self.suspect = Some(Suspect::Disk);
-        !rotten.is_empty()
+        let any = !rotten.is_empty();
+        self.suspect = any.then_some(Suspect::Entries(node.id, rotten));
+        any
     }
 
     /// The first half of [`Kind::LoseAndElect`]: one broker hears and says nothing, while the others go on.
