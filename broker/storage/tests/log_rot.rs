@@ -66,7 +66,7 @@ async fn read(life: &Life, entry: &ModelEntry) -> Vec<LogError> {
     let mut errors = Vec::new();
     // Both ways twice: what is in memory by now is no better.
     let mut take = |found: Result<Vec<bytes::Bytes>, LogError>| match found {
-        Ok(found) => assert_eq!(found, [entry.bytes.clone()], "entry {index}"),
+        Ok(found) => assert_eq!(found, std::slice::from_ref(&entry.bytes), "entry {index}"),
         Err(error) => errors.push(error),
     };
     let bytes = |found: Vec<(_, bytes::Bytes)>| found.into_iter().map(|(_, bytes)| bytes).collect();
