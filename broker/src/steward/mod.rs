@@ -110,7 +110,8 @@ struct Steward {
     commanding: bool,
     /// The state of the metadata from which no commands followed.
     commanded: Option<LogIndex>,
-    repaired_at: Option<Instant>,
+    /// Rebuilds of damaged replicas that were asked for, and when.
+    rebuilds: BTreeMap<GroupId, Instant>,
     tasks: JoinSet<Done>,
 }
 
@@ -139,7 +140,7 @@ impl Steward {
             busy: BTreeMap::new(),
             commanding: false,
             commanded: None,
-            repaired_at: None,
+            rebuilds: BTreeMap::new(),
             tasks: JoinSet::new(),
         }
     }

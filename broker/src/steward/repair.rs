@@ -8,7 +8,8 @@ use tokio::time::{Duration, Instant};
 use super::{Done, Steward, voters};
 use crate::partition::Partition;
 
-/// Damage is looked for, and what follows asked for, no more often.
+/// The same rebuild is asked for no more often. Damage is looked for in every round: where nobody says yet who is in
+/// sync, as after a start, the next round may know, and until then a copy is missing.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 impl Steward {
@@ -47,13 +48,11 @@ impl Steward {
 
     /// Has damaged replicas built anew where others can build them.
     pub(super) fn repair(&mut self, now: Instant) {
-        if self.repaired_at.is_some_and(|at| now.saturating_duration_since(at) < ASK_AGAIN_AFTER) {
-            return;
-        }
-        self.repaired_at = Some(now);
+        self.rebuilds.retain(|_, at| now.saturating_duration_since(*at) < ASK_AGAIN_AFTER);
         for partition in self.node.registry().open_partitions() {
             let damaged = matches!(partition.group().health(), Health::Damaged(_));
-            if damaged && self.others_can_build(&partition) {
+            if damaged && !self.rebuilds.contains_key(&partition.id()) && self.others_can_build(&partition) {
+                self.rebuilds.insert(partition.id(), now);
                 let GroupId { topic_id: topic, partition: number } = partition.id();
                 let rebuild =
                     Command::RebuildReplica { topic, partition: number, replica: partition.replica_id() };
