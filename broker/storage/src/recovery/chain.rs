@@ -279,7 +279,6 @@ impl<'a> Chain<'a> {
             if walk::entries_crc(header, index.as_ref(), footer.entry_count)? != Some(footer.entries_crc) {
                 return Ok(None);
             }
-            self.unsynced.push(index.clone());
         }
         let state = Published::sealed(&footer);
         Ok(Some(Walked { state, tip: Tip::START, torn: false, damaged: Vec::new() }))
@@ -313,6 +312,10 @@ impl<'a> Chain<'a> {
         self.open_end = (!sealed).then_some((tip, torn));
         self.segments.push(segment.clone());
         if sealed {
+            if segment.first_index() >= self.facts.point.segment_first_index {
+                segment.rewrite_index()?;
+                self.unsynced.push(segment.index.clone());
+            }
             // A cut's seal left the file as long as it was, for its readers: they are gone.
             let end = segment.with_state(|s| s.data_bytes);
             if segment.data.len() > end {
@@ -345,13 +348,16 @@ impl<'a> Chain<'a> {
         };
         last.seal(0)?;
         last.data.set_len(last.with_state(|s| s.data_bytes))?;
-        self.touch(&last);
-        Ok(())
+        self.touch(&last)
     }
 
-    fn touch(&mut self, segment: &Segment) {
+    /// To be synced. Written again first: if the last process ended on a failed sync, what it left in memory looks
+    /// written, and syncing it once more would prove nothing.
+    fn touch(&mut self, segment: &Segment) -> Result<(), LogError> {
+        segment.rewrite_from(self.facts.durable_next())?;
         self.unsynced.push(segment.data.clone());
         self.unsynced.push(segment.index.clone());
+        Ok(())
     }
 
     /// Removes what stands behind the end; the cut is journalled.
@@ -368,7 +374,7 @@ impl<'a> Chain<'a> {
             return Ok(None);
         };
         if last.next_index() > self.facts.durable_next() {
-            self.touch(&last);
+            self.touch(&last)?;
         }
         if torn || !self.damage.is_empty() {
             return Ok(None);

@@ -10,6 +10,7 @@ pub mod name;
 mod proof;
 
 use std::io::IoSlice;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -266,9 +267,22 @@ impl Segment {
 
     /// Writes again what the index file holds, unsynced: after a failed sync it may be in memory only and look written.
     pub fn rewrite_index(&self) -> std::io::Result<()> {
-        let end = entry_position(self.with_state(|s| s.indexed));
-        let held = self.index.read(0..end)?.to_vec();
-        self.index.write_at(0, &[IoSlice::new(&held)])
+        let (sealed, indexed) = self.with_state(|s| (s.sealed, s.indexed));
+        rewrite(self.index.as_ref(), 0..if sealed { self.index.len() } else { entry_position(indexed) })
+    }
+
+    /// Writes again the index, and the batches from the entry `from` on, unsynced.
+    ///
+    /// # Errors
+    /// Those of reading and writing.
+    pub fn rewrite_from(&self, from: LogIndex) -> Result<(), LogError> {
+        self.rewrite_index()?;
+        let n = from.0.saturating_sub(self.first_index().0);
+        if n >= u64::from(self.entry_count()) {
+            return Ok(());
+        }
+        let position = u64::from(self.entry(n as u32)?.position);
+        Ok(rewrite(self.data.as_ref(), position..self.with_state(|s| s.data_bytes))?)
     }
 
     /// Seals: the rest of the index, then the footer at the very end of the index file. `free_from` is where the
@@ -339,4 +353,18 @@ impl Segment {
         let at = Some(LogIndex(self.header.first_index.0 + u64::from(n)));
         LogError::Corrupt { file: self.name().log_file(), detail, at }
     }
+}
+
+/// Writes bytes over with themselves, so that the next sync writes them out.
+fn rewrite(file: &dyn DiskFile, range: Range<u64>) -> std::io::Result<()> {
+    const CHUNK_BYTES: u64 = 1 << 20;
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min(at + CHUNK_BYTES);
+        // A copy: what is written must not be the map of what it is written to.
+        let bytes = file.read(at..end)?.to_vec();
+        file.write_at(at, &[IoSlice::new(&bytes)])?;
+        at = end;
+    }
+    Ok(())
 }
