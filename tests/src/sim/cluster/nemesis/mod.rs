@@ -57,6 +57,7 @@ enum Undo {
     Loss(Vec<(String, String)>),
     Stall(i32),
     Full(i32),
+    Syncs(i32),
     PowerCut(i32),
     /// The second half of [`Kind::LoseAndElect`].
     Strike {
@@ -277,6 +278,7 @@ impl Nemesis {
             }
             Undo::Stall(id) => node(id).into_iter().for_each(|node| node.disk().stall_syncs(None)),
             Undo::Full(id) => node(id).into_iter().for_each(|node| node.disk().set_free_bytes(ROOM_BYTES)),
+            Undo::Syncs(id) => node(id).into_iter().for_each(|node| node.disk().fail_syncs(None)),
             Undo::PowerCut(id) => {
                 let up = |node: &Node| node.id == id && node.state == State::Up;
                 if let Some(victim) = nodes.iter().position(up) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use headwater_broker::env::Entropy;
+use headwater_proto::types::GroupId;
 use turmoil::Sim;
 
 use super::{Nemesis, Suspect, Undo};
@@ -200,6 +201,12 @@ impl Nemesis {
                 disk.set_free_bytes(self.entropy.below(20_000));
                 self.undo.push((now + self.about(3_000), Undo::Full(node.id)));
             }
+            _ if self.entropy.below(2) == 0 => {
+                // Its replica comes back by itself, without what was dropped.
+                let Some(group) = self.any_partition(node) else { return false };
+                disk.fail_syncs(Some(&format!("/groups/{group}/")));
+                self.undo.push((now + self.about(500), Undo::Syncs(node.id)));
+            }
             _ => {
                 // What the kernel dropped is gone once the power is; only then may the broker come back.
                 disk.fail_syncs(Some(if self.entropy.below(2) == 0 { "groups" } else { "" }));
@@ -207,6 +214,12 @@ impl Nemesis {
             }
         }
         true
+    }
+
+    fn any_partition(&self, node: &Node) -> Option<GroupId> {
+        let groups: Vec<_> = node.observe()?.iter().map(|seen| seen.group).collect();
+        let partitions: Vec<_> = groups.into_iter().filter(|group| *group != GroupId::METADATA).collect();
+        (!partitions.is_empty()).then(|| partitions[self.entropy.below(partitions.len() as u64) as usize])
     }
 
     fn rot(&mut self, node: &Node, observer: &mut Observer) -> bool {

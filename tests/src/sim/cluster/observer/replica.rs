@@ -28,6 +28,7 @@ pub struct ReplicaModel {
     promised: LogIndex,
     torn: bool,
     quiet: bool,
+    down: bool,
     /// It has run since it was seen last: a replica that comes up or goes answers its peers before it can be looked at
     /// or afterwards. What it holds by now is not known.
     pub hidden: bool,
@@ -58,6 +59,11 @@ impl ReplicaModel {
             report.path("quiet");
         }
         (self.torn, self.quiet) = (seen.torn, seen.quiet);
+        // One that failed and was opened again has lost what it never told anybody of.
+        if self.down && !seen.down {
+            self.ended();
+        }
+        self.down = seen.down;
         if self.restarted {
             self.check_restart(replica, last, seen.term, committed, report);
         }
