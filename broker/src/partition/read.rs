@@ -4,7 +4,7 @@
 //! within what they know to be committed).
 
 use bytes::Bytes;
-use headwater_consensus::{ConsensusError, Role};
+use headwater_consensus::{ConsensusError, Health, Role};
 use headwater_proto::types::{Offset, Term};
 
 use super::Partition;
@@ -110,6 +110,10 @@ impl Partition {
             _ if leads >= 0 => leads,
             Readers::OfTheLeader => return Err(RequestError::NotLeader),
             Readers::OfTheOnlyReplica if known_epoch < 0 => return Ok(-1),
+            // Damaged while it led: it never will again by itself, and nobody else does.
+            Readers::OfTheOnlyReplica if matches!(self.group().health(), Health::Damaged(_)) => {
+                return Ok(-1);
+            }
             Readers::OfTheOnlyReplica => return Err(RequestError::NotLeader),
             Readers::Followers => epoch(self.role().term),
         };
