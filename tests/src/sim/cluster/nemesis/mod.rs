@@ -205,10 +205,7 @@ impl Nemesis {
                 State::Up if self.suspect.is_some() && nodes[position].refused().is_some() => {
                     self.replace_disk(position, sim, nodes, observer);
                 }
-                State::Up
-                    if !self.awaits_power_cut(nodes[position].id)
-                        && let Some(why) = nodes[position].failure() =>
-                {
+                State::Up if let Some(why) = nodes[position].failure() => {
                     tracing::info!(
                         broker = nodes[position].id,
                         why,
@@ -221,11 +218,6 @@ impl Nemesis {
                 _ => {}
             }
         }
-    }
-
-    /// Whether what the kernel holds of a disk is not what is on it: nothing may be started on that.
-    fn awaits_power_cut(&self, node: i32) -> bool {
-        self.undo.iter().any(|(_, undo)| matches!(undo, Undo::PowerCut(id) if *id == node))
     }
 
     /// A broker whose own metadata rotted says so and does not start: its operator gives it an empty disk.
