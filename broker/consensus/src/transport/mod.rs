@@ -311,9 +311,10 @@ impl Messenger for Transport {
         within: Duration,
     ) -> Result<Bytes, CallError> {
         let started = tokio::time::Instant::now();
-        if tokio::time::timeout(within, self.0.throttle.wait(lane, &request)).await.is_err() {
+        let turn = self.0.throttle.wait(peer.broker_id, lane, &request);
+        let Ok(_turn) = tokio::time::timeout(within, turn).await else {
             return Err(CallError::TimedOut(within));
-        }
+        };
         let call = Outgoing {
             len: request.body.len(),
             urgent: request.kind != RequestKind::Heartbeat,
