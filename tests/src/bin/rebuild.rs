@@ -1,5 +1,6 @@
 //! A broker loses its disk and is started again on an empty one, while producers go on: how long until it holds
-//! everything again, and what do the producers notice?
+//! everything again, and what do the producers notice? Settings of the brokers, such as
+//! `HEADWATER_CLUSTER_RECOVERY_BYTES_PER_SECOND`, come from the environment.
 //!
 //! `cargo build --release && cargo run --release -p headwater-tests --bin rebuild -- --gigabytes 5`
 
@@ -30,6 +31,9 @@ struct Args {
     /// Directory on the disk to use; emptied of what the run wrote.
     #[arg(long, default_value = ".")]
     dir: PathBuf,
+    /// Directory on the disk of the emptied broker, if it has one of its own.
+    #[arg(long)]
+    new_disk: Option<PathBuf>,
 }
 
 /// The one that loses its disk.
@@ -55,6 +59,14 @@ fn main() -> Result<()> {
     let lost = cluster.data_dir(VICTIM)?.to_path_buf();
     let bytes = size_of(&lost)?;
     fs::remove_dir_all(&lost)?;
+    let new_disk = args.new_disk.map(tempfile::tempdir_in).transpose()?;
+    if let Some(disk) = &new_disk {
+        std::os::unix::fs::symlink(disk.path().canonicalize()?, &lost)?;
+    }
+    // What producers notice of its leaders' end is another question.
+    while leaderless(&cluster) != Some(0) {
+        std::thread::sleep(LOOK_AGAIN);
+    }
     let begun = Instant::now();
     cluster.spawn(VICTIM)?;
     let mut rebuilt = None;
@@ -102,6 +114,11 @@ fn latencies(report: &Value) -> String {
         millis("p99_ms"),
         millis("p999_ms")
     )
+}
+
+/// Partitions without a leader; `None` while nobody knows.
+fn leaderless(cluster: &LocalCluster) -> Option<u64> {
+    cluster.streamctl(&["cluster", "status"]).ok()?["leaderless"].as_u64()
 }
 
 /// Every broker is there and no replica lacks anything.
