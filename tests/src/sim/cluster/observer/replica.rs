@@ -47,6 +47,10 @@ impl ReplicaModel {
         self.node = node;
         // What a damaged log says of itself is not to be relied on; a replica that was stopped holds what it held.
         if seen.log.damage().is_some() {
+            if self.excused {
+                // Until the rot was found it went on, and told others so.
+                self.promised = self.promised.max(seen.log.bounds().durable_index.unwrap_or_default());
+            }
             return;
         }
         let replica = seen.replica_id;
