@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::hash::Hasher;
 
 pub use self::anomaly::{Anomaly, Findings, Place};
-use self::partition::PartitionHistory;
+use self::partition::{PartitionHistory, Replica};
 pub use self::recorder::{Recorder, SharedHistory};
 
 /// Topic and partition number.
@@ -117,9 +117,15 @@ impl History {
         self.at(partition).finally = records;
     }
 
-    /// Notes what one replica holds in the end, read there and nowhere else.
-    pub fn replica(&mut self, partition: &Partition, replica: &str, records: Vec<ReadRecord>) {
-        self.at(partition).replicas.insert(replica.to_owned(), records);
+    /// Notes what one replica holds in the end, and the log start that it has applied, read there and nowhere else.
+    pub fn replica(
+        &mut self,
+        partition: &Partition,
+        replica: &str,
+        log_start: i64,
+        records: Vec<ReadRecord>,
+    ) {
+        self.at(partition).replicas.insert(replica.to_owned(), Replica { log_start, records });
     }
 
     /// Sends, polls and listings noted so far.

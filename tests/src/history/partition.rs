@@ -14,7 +14,15 @@ pub struct PartitionHistory {
     /// Records below may be gone.
     pub log_start: i64,
     pub finally: Vec<ReadRecord>,
-    pub replicas: BTreeMap<String, Vec<ReadRecord>>,
+    pub replicas: BTreeMap<String, Replica>,
+}
+
+/// What one replica holds in the end.
+#[derive(Debug)]
+pub struct Replica {
+    /// As the replica knew it when its records were read: it has freed nothing from there on.
+    pub log_start: i64,
+    pub records: Vec<ReadRecord>,
 }
 
 /// The answers to one reader, end to end.
@@ -83,7 +91,10 @@ impl PartitionHistory {
         }
         digest.write_i64(self.log_start);
         digest_records(&self.finally, digest);
-        self.replicas.values().for_each(|records| digest_records(records, digest));
+        for replica in self.replicas.values() {
+            digest.write_i64(replica.log_start);
+            digest_records(&replica.records, digest);
+        }
     }
 }
 

@@ -62,7 +62,7 @@ fn a_good_history_has_no_anomaly() {
     good.poll(7, 2, 2, &[(1, 12)]);
     good.poll(8, 1, 2, &GOOD);
     good.list(10_000, 0, 2);
-    good.0.replica(&partition(), "2", GOOD.to_vec());
+    good.0.replica(&partition(), "2", 0, GOOD.to_vec());
     assert_eq!(good.check(&GOOD), []);
 }
 
@@ -336,7 +336,7 @@ fn end_beyond_log() {
 fn lost_on_node() {
     let replica = |records: &[ReadRecord]| {
         let mut case = Case::new();
-        case.0.replica(&partition(), "2", records.to_vec());
+        case.0.replica(&partition(), "2", 0, records.to_vec());
         case
     };
     replica(&[(0, 10)]).reports(&GOOD, "lost-on-node");
@@ -345,6 +345,19 @@ fn lost_on_node() {
     let mut trimmed = replica(&GOOD);
     trimmed.0.log_start(&partition(), 1);
     assert_eq!(trimmed.check(&[(1, 12)]), []);
+}
+
+#[test]
+fn deletion_after_the_last_read_is_no_loss_on_a_node() {
+    let replica = |log_start, records: &[ReadRecord]| {
+        let mut case = Case::new();
+        case.0.replica(&partition(), "2", log_start, records.to_vec());
+        case
+    };
+    assert_eq!(replica(1, &[(1, 12)]).check(&GOOD), []);
+    replica(1, &[]).reports(&GOOD, "lost-on-node");
+    replica(1, &[(1, 11)]).reports(&GOOD, "lost-on-node");
+    replica(0, &[(1, 12)]).reports(&GOOD, "lost-on-node");
 }
 
 #[test]

@@ -19,11 +19,12 @@ pub fn note(nodes: &[Node], recorder: &Recorder) -> Vec<String> {
         for seen in node.observe().unwrap_or_default() {
             let GroupId { topic_id, partition: PartitionId(number) } = seen.group;
             let Some(name) = topics.get(&topic_id) else { continue };
-            let end = seen.progress.high_watermark;
+            let (start, end) = (seen.progress.log_start, seen.progress.high_watermark);
             let replica = format!("broker {} replica {}", node.id, seen.replica_id);
             match records(&seen.log, end) {
                 Ok(records) => {
-                    recorder.note(|history| history.replica(&(name.clone(), number), &replica, records));
+                    let partition = (name.clone(), number);
+                    recorder.note(|history| history.replica(&partition, &replica, start.get(), records));
                 }
                 Err(error) => failures.push(format!("{name}-{number}: {replica} cannot be read: {error}")),
             }
@@ -32,16 +33,16 @@ pub fn note(nodes: &[Node], recorder: &Recorder) -> Vec<String> {
     failures
 }
 
-/// Whether every replica of the load's topics has applied as much as the others.
+/// Whether every replica of the load's topics has applied as much as the others, the log start included: only then do
+/// their states vouch for each other.
 pub fn agree(nodes: &[Node]) -> bool {
-    let mut ends = BTreeMap::new();
+    let mut known = BTreeMap::new();
     nodes.iter().all(|node| {
         let topics = topics(node);
         let seen = node.observe().unwrap_or_default();
-        seen.iter().filter(|seen| topics.contains_key(&seen.group.topic_id)).all(|seen| {
-            let end = seen.progress.high_watermark;
-            *ends.entry(seen.group).or_insert(end) == end
-        })
+        seen.iter()
+            .filter(|seen| topics.contains_key(&seen.group.topic_id))
+            .all(|seen| *known.entry(seen.group).or_insert(seen.progress) == seen.progress)
     })
 }
 
