@@ -105,30 +105,34 @@ impl<M: Machine> Group<M> {
     /// answered for as long as its lease may have been replaced. A quiet one is believed to lead.
     #[must_use]
     pub fn leadership(&self) -> Option<Leadership> {
+        let term = self.led_term()?;
+        let metrics = self.raft.as_ref()?.metrics();
+        let metrics = metrics.borrow_watched();
+        let alone = match metrics.membership_config.membership().get_joint_config().as_slice() {
+            [voters] => voters.len() == 1 && voters.contains(&self.replica_id),
+            _ => false,
+        };
+        let fresh = metrics
+            .last_quorum_acked
+            .is_some_and(|heard| heard.elapsed() < self.settings.election_timeout_max);
+        (alone || fresh || self.quiet()).then_some(Leadership { term })
+    }
+
+    /// The term in which this replica leads, with everything of earlier terms applied, whether or not it still can: no
+    /// clock is asked.
+    pub(crate) fn led_term(&self) -> Option<Term> {
         // Raft learns of a failure of the store when it next looks.
         if self.state.shared.failure.borrow().is_some() {
             return None;
         }
         let metrics = self.raft.as_ref()?.metrics();
-        let term = {
-            let metrics = metrics.borrow_watched();
-            if metrics.running_state.is_err() || !metrics.state.is_leader() || !metrics.vote.committed {
-                return None;
-            }
-            let alone = match metrics.membership_config.membership().get_joint_config().as_slice() {
-                [voters] => voters.len() == 1 && voters.contains(&self.replica_id),
-                _ => false,
-            };
-            let fresh = metrics
-                .last_quorum_acked
-                .is_some_and(|heard| heard.elapsed() < self.settings.election_timeout_max);
-            if !alone && !fresh && !self.quiet() {
-                return None;
-            }
-            Term(metrics.vote.leader_id.term)
-        };
+        let metrics = metrics.borrow_watched();
+        if metrics.running_state.is_err() || !metrics.state.is_leader() || !metrics.vote.committed {
+            return None;
+        }
+        let term = Term(metrics.vote.leader_id.term);
         let own_term = self.state.progress.borrow().applied.term == term;
-        (own_term || mutant::active(Mutant::HighWatermarkBeforeOwnTerm)).then_some(Leadership { term })
+        (own_term || mutant::active(Mutant::HighWatermarkBeforeOwnTerm)).then_some(term)
     }
 
     /// The replica that leads, as far as this one knows.

@@ -21,7 +21,8 @@ pub struct Observation {
     pub term: Term,
     /// Raft has made it leader of `term`, whether or not it serves yet.
     pub elected: bool,
-    /// The term in which it serves as leader.
+    /// The term in which it serves as leader, if its lease has not run out: who looks from outside a simulation has
+    /// another clock.
     pub leads: Option<Term>,
     pub progress: Progress,
     /// One set of voters; two while they change.
@@ -61,7 +62,7 @@ impl<M: Machine> Group<M> {
             replica_id: self.replica_id,
             term,
             elected,
-            leads: self.leadership().map(|leadership| leadership.term),
+            leads: self.led_term(),
             progress: *self.progress().borrow(),
             configs: self.membership().configs,
             torn: self.torn(),

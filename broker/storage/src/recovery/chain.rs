@@ -275,10 +275,10 @@ impl<'a> Chain<'a> {
         if !believed || candidate.data.len() < footer.data_bytes {
             return Ok(None);
         }
-        if header.first_index >= self.facts.point.segment_first_index {
-            if walk::entries_crc(header, index.as_ref(), footer.entry_count)? != Some(footer.entries_crc) {
-                return Ok(None);
-            }
+        if header.first_index >= self.facts.point.segment_first_index
+            && walk::entries_crc(header, index.as_ref(), footer.entry_count)? != Some(footer.entries_crc)
+        {
+            return Ok(None);
         }
         let state = Published::sealed(&footer);
         Ok(Some(Walked { state, tip: Tip::START, torn: false, damaged: Vec::new() }))
