@@ -41,7 +41,8 @@ fn main() -> Result<()> {
     while created < args.partitions {
         let partitions = PARTITIONS_MAX.min(args.partitions - created);
         let (topic, count) = (format!("idle-{created}"), partitions.to_string());
-        cluster.streamctl(&["topic", "create", &topic, "--partitions", &count, "--replicas", "3"])?;
+        let create = ["topic", "create", &topic, "--partitions", &count, "--replicas", "3"];
+        cluster.streamctl(&[&create[..], &["--timeout", "120s"]].concat())?;
         created += partitions;
     }
     wait_for_rest(&cluster, args.partitions)?;

@@ -169,6 +169,23 @@ const VOTES: Profile = Profile {
     pounce: 0,
 };
 
+/// For bugs around what is applied before this replica's own disk has it: followers whose disks lag behind the quorum,
+/// and lose power.
+const SLOW_DISKS: Profile = Profile {
+    name: "slow disks",
+    kinds: &[
+        (Kind::DiskStall, 8),
+        (Kind::PowerCut, 6),
+        (Kind::PowerCutAtWrite, 3),
+        (Kind::PowerCutAll, 2),
+        (Kind::Pause, 2),
+        (Kind::Transfer, 1),
+    ],
+    pause_ms: 1_200,
+    sync_ms: 30,
+    pounce: 0,
+};
+
 impl Profile {
     /// The mix of a seed: half of them get everything, the others a part of it, more often.
     #[must_use]
@@ -187,7 +204,8 @@ impl Profile {
     #[must_use]
     pub const fn against(mutant: Mutant) -> Self {
         match mutant {
-            Mutant::AckBeforeQuorumFsync | Mutant::AppliedBeyondDurable => POWER,
+            Mutant::AckBeforeQuorumFsync => POWER,
+            Mutant::AppliedBeyondDurable => SLOW_DISKS,
             Mutant::VoteNotSaved
             | Mutant::StaleTailAfterTruncation
             | Mutant::ProducerWindowLostAtFailover
