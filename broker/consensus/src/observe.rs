@@ -21,9 +21,10 @@ pub struct Observation {
     pub term: Term,
     /// Raft has made it leader of `term`, whether or not it serves yet.
     pub elected: bool,
-    /// The term in which it serves as leader, if its lease has not run out: who looks from outside a simulation has
-    /// another clock.
+    /// The term in which it serves as leader.
     pub leads: Option<Term>,
+    /// The same whether or not its lease has run out: who looks from outside a simulation has another clock.
+    pub led_term: Option<Term>,
     pub progress: Progress,
     /// One set of voters; two while they change.
     pub configs: Vec<BTreeSet<ReplicaId>>,
@@ -62,7 +63,8 @@ impl<M: Machine> Group<M> {
             replica_id: self.replica_id,
             term,
             elected,
-            leads: self.led_term(),
+            leads: self.leadership().map(|leadership| leadership.term),
+            led_term: self.led_term(),
             progress: *self.progress().borrow(),
             configs: self.membership().configs,
             torn: self.torn(),

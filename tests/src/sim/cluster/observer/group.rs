@@ -120,7 +120,7 @@ impl GroupModel {
     /// The newest leader, once it serves, has applied everything that was committed in earlier terms.
     fn serves_all(&self, replicas: &[(i32, Observation)], report: &mut Report<'_>) {
         let newest = replicas.iter().filter(|(_, seen)| seen.elected).max_by_key(|(_, seen)| seen.term);
-        let Some((_, seen)) = newest.filter(|(_, seen)| seen.leads == Some(seen.term)) else { return };
+        let Some((_, seen)) = newest.filter(|(_, seen)| seen.led_term == Some(seen.term)) else { return };
         let earlier = |entry: &Option<Fingerprint>| entry.is_some_and(|entry| entry.term < seen.term);
         let committed = self.committed.iter().rposition(earlier).map_or(0, |position| position as u64 + 1);
         let applied = seen.progress.applied.index.get();
@@ -194,7 +194,7 @@ impl GroupModel {
 
     fn remember_configs(&mut self, replicas: &[(i32, Observation)], report: &mut Report<'_>) {
         let newest =
-            replicas.iter().filter(|(_, seen)| seen.leads.is_some()).max_by_key(|(_, seen)| seen.term);
+            replicas.iter().filter(|(_, seen)| seen.led_term.is_some()).max_by_key(|(_, seen)| seen.term);
         let Some((_, leader)) = newest else { return };
         if let [voters] = &leader.configs[..] {
             if !self.voters.is_empty() && *voters != self.voters {

@@ -136,7 +136,8 @@ impl Observer {
 const REPLICAS: usize = 3;
 
 fn whole(id: GroupId, replicas: &[(i32, Observation)]) -> Result<(), String> {
-    let newest = replicas.iter().filter(|(_, seen)| seen.leads.is_some()).max_by_key(|(_, seen)| seen.term);
+    let newest =
+        replicas.iter().filter(|(_, seen)| seen.led_term.is_some()).max_by_key(|(_, seen)| seen.term);
     let Some((_, leader)) = newest else { return Err(format!("{id} has no leader")) };
     let [voters] = &leader.configs[..] else {
         return Err(format!("{id} changes its voters: {:?}", leader.configs));
