@@ -76,7 +76,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     let mut finished = false;
     while !finished {
         faults.step(&mut sim);
-        if sim.elapsed() >= plan.load && !*stop.borrow() && faults.healed() {
+        if sim.elapsed() >= plan.load && !*stop.borrow() && faults.healed(sim.elapsed()) {
             stop.send_replace(true);
         }
         finished = sim.step().map_err(|error| format!("at {:?}: {error}", sim.elapsed()))?;
@@ -230,6 +230,9 @@ async fn churn(client: Client, trimmed: Target, stop: watch::Receiver<bool>) -> 
     Ok(())
 }
 
+/// The load goes on for so long, at least, after the broker came back: else a cut early in a short run would show nothing.
+const LOAD_AFTER_FAULT: Duration = Duration::from_millis(300);
+
 /// Breaks the broker's host while the load goes on, and brings it back.
 struct Faults {
     disk: Arc<SimDisk>,
@@ -238,6 +241,7 @@ struct Faults {
     random: bool,
     next_fault: Duration,
     down_until: Option<Duration>,
+    up_since: Duration,
     power_cuts: u32,
     crashes: u32,
 }
@@ -256,21 +260,22 @@ impl Faults {
             random: plan.random_faults,
             next_fault,
             down_until: None,
+            up_since: Duration::ZERO,
             power_cuts: 0,
             crashes: 0,
         }
     }
 
-    /// Whether the broker is up and nothing is about to break it.
-    fn healed(&self) -> bool {
-        self.down_until.is_none() && !self.disk.is_dead()
+    /// Whether the broker is up, has been for a while, and nothing is about to break it.
+    fn healed(&self, now: Duration) -> bool {
+        self.down_until.is_none() && !self.disk.is_dead() && now >= self.up_since + LOAD_AFTER_FAULT
     }
 
     fn step(&mut self, sim: &mut Sim<'_>) {
         let now = sim.elapsed();
         if let Some(until) = self.down_until {
             if now >= until {
-                self.down_until = None;
+                (self.down_until, self.up_since) = (None, now);
                 sim.bounce(BROKER);
             }
         } else if self.disk.is_dead() {
