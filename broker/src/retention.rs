@@ -12,23 +12,13 @@ use crate::partition::Partition;
 /// Partitions tended at the same time: enough to overlap their syncs, too few to be noticed.
 const AT_A_TIME: usize = 8;
 
-/// One partition in one round.
-const TEND_WITHIN: Duration = Duration::from_secs(60);
-
 /// Tends every partition, round after round, until the node stops.
 pub async fn run(node: Arc<Node>) {
     let interval = Duration::from_millis(node.config().storage.retention_check_interval_ms);
     while tokio::time::timeout(interval, node.stop().cancelled()).await.is_err() {
         let (settings, now) = (node.upkeep_settings(), node.env().clock.now());
-        let stop = node.stop();
-        // What a leader proposed and lost with its leadership may be answered never: the rounds go on, and the stop.
         let tend = |partition: Arc<Partition>| async move {
-            tokio::select! {
-                tended = tokio::time::timeout(TEND_WITHIN, partition.tend(settings, now)) => if tended.is_err() {
-                    tracing::warn!(topic = partition.topic(), group = %partition.id(), "upkeep takes too long; it is tried again");
-                },
-                () = stop.cancelled() => {}
-            }
+            partition.tend(settings, now).await;
         };
         node.registry().retry_failed().await;
         node.controller().checkpoint().await;

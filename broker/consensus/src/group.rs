@@ -13,8 +13,10 @@ use headwater_proto::types::{GroupId, ReplicaId, Term};
 use headwater_storage::log::{Damage, Log, LogId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::impls::ProgressResponder;
+use openraft::metrics::WaitError;
 use openraft::{Instant as _, Raft};
 use tokio::sync::{Mutex, RwLock, watch};
+use tokio::time::Duration;
 
 use crate::applied::Progress;
 use crate::driver::{Driver, State};
@@ -47,6 +49,10 @@ pub enum Health {
     Failed(String),
     Stopped,
 }
+
+/// Raft puts a purge off while it sends what is to go, and a leader that is deposed meanwhile comes back to it with
+/// the next one only: that one must not wait behind it for ever.
+const PURGE_WITHIN: Duration = Duration::from_secs(2);
 
 /// One replica of one group. Dropping it does not stop it: see [`Group::shutdown`].
 pub struct Group<M: Machine> {
@@ -184,8 +190,8 @@ impl<M: Machine> Group<M> {
     }
 
     /// Gives up the entries up to `upto`, which must be applied: takes the snapshot there, then purges. Raft may put
-    /// off the second while a follower still reads what is to go; the call waits for it. Once begun it goes on, whether
-    /// or not the result is awaited.
+    /// off the second while a follower still reads what is to go; the call waits for that, 2 s at most, and what is put
+    /// off for longer goes with a later purge. Once begun it goes on, whether or not the result is awaited.
     ///
     /// # Errors
     /// `upto` is not applied or not in the log; the state as of it cannot be rebuilt or stored; the group stopped.
@@ -209,9 +215,15 @@ impl<M: Machine> Group<M> {
         self.snapshot(raft, upto).await?;
         let index = upto.index.get() - 1;
         raft.trigger().purge_log(index).await.map_err(|_| self.stopped())?;
-        let purged =
-            raft.wait(None).metrics(move |m| m.purged.is_some_and(|p| p.index >= index), "purged").await;
-        purged.map(|_| ()).map_err(|_| self.stopped())
+        let wait = raft.wait(Some(PURGE_WITHIN));
+        match wait.metrics(move |m| m.purged.is_some_and(|p| p.index >= index), "purged").await {
+            Ok(_) => Ok(()),
+            Err(WaitError::Timeout(..)) => {
+                tracing::debug!(group = %self.id, upto = %upto.index, "the purge is put off");
+                Ok(())
+            }
+            Err(WaitError::ShuttingDown) => Err(self.stopped()),
+        }
     }
 
     async fn snapshot(&self, raft: &GroupRaft<M>, at: LogId) -> Result<(), ConsensusError> {

@@ -112,6 +112,28 @@ async fn a_follower_behind_the_log_start_gets_a_snapshot_and_then_the_log() {
     }
 }
 
+/// Raft puts a purge off while a follower is being sent what is to go, and forgets it with its leadership.
+#[tokio::test(start_paused = true)]
+async fn a_purge_that_a_deposed_leader_put_off_bars_no_later_one() {
+    let mut cluster = Cluster::new(3, 1, small_segments()).await;
+    let (leader, term) = cluster.wait_leader().await;
+    cluster.append_all(0..20).await;
+    cluster.converged().await;
+    let [cut, heir] = others(leader)[..] else { unreachable!() };
+    cluster.net.cut(BrokerId(leader), BrokerId(cut));
+    cluster.append_all(20..40).await;
+    let group = cluster.group(leader);
+    let entry = |index| group.log().entry(LogIndex(index)).unwrap().unwrap().log_id();
+    let (first, later) = (entry(30), entry(35));
+    timeout(Duration::from_secs(30), group.purge(first)).await.expect("it waits for ever").unwrap();
+    assert_ne!(group.log().bounds().purged, Some(first), "nothing was put off");
+
+    group.transfer_leadership(replica(heir), Duration::from_secs(5)).await.unwrap();
+    assert!(cluster.new_leader(&[heir], term).await.1 > term);
+    timeout(Duration::from_secs(30), group.purge(later)).await.unwrap().unwrap();
+    assert_eq!(group.log().bounds().purged, Some(later));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_dies_is_replaced_within_a_second_and_takes_nothing_along() {
     for seed in 0..10 {
