@@ -15,7 +15,9 @@ use super::decide::Wanted;
 const CAUGHT_UP_WITHIN: Duration = Duration::from_millis(200);
 /// The last part of a rebuild goes as fast as it can: else a group that is written faster than replicas are built
 /// would never be caught up with.
-const LAST_PART_BYTES: u64 = 32 << 20;
+const LAST_PART_BYTES: u64 = 1 << 20;
+/// And a replica that was so close counts as far behind again only here.
+const FAR_BEHIND_BYTES: u64 = 32 << 20;
 
 /// A group that this broker leads.
 #[derive(Debug)]
@@ -89,11 +91,14 @@ impl Watched {
             wanted.voters.contains_key(replica) && self.enough.is_none_or(|enough| matched(*replica) < enough)
         };
         self.building = learners.iter().filter(|replica| is_built(replica)).count();
-        let is_far_behind = |replica: &ReplicaId| bytes_behind(matched(*replica)) > LAST_PART_BYTES;
-        let far_behind: BTreeSet<_> = learners.into_iter().filter(is_far_behind).collect();
-        let begins = far_behind.difference(&self.throttled).copied().collect();
-        let ends = self.throttled.difference(&far_behind).copied().collect();
-        self.throttled = far_behind;
+        let is_throttled = |replica: &ReplicaId| {
+            let limit = if self.throttled.contains(replica) { LAST_PART_BYTES } else { FAR_BEHIND_BYTES };
+            bytes_behind(matched(*replica)) > limit
+        };
+        let throttled: BTreeSet<_> = learners.into_iter().filter(is_throttled).collect();
+        let begins = throttled.difference(&self.throttled).copied().collect();
+        let ends = self.throttled.difference(&throttled).copied().collect();
+        self.throttled = throttled;
         (begins, ends)
     }
 }
@@ -133,8 +138,10 @@ mod tests {
             (begins.len(), ends.len(), watched.building)
         };
         assert_eq!(look(0), (1, 0, 1));
-        assert_eq!(look(60), (0, 0, 1));
-        assert_eq!(look(70), (0, 1, 1), "the last part");
-        assert_eq!(look(100), (0, 0, 0), "it has caught up");
+        assert_eq!(look(70), (0, 0, 1));
+        assert_eq!(look(99), (0, 1, 1), "the last part");
+        assert_eq!(look(80), (0, 0, 1), "writers were faster for a moment");
+        assert_eq!(look(60), (1, 0, 1));
+        assert_eq!(look(100), (0, 1, 0), "it has caught up");
     }
 }

@@ -5,6 +5,7 @@
 //! began after it has returned; a new, renamed or removed name is durable only once its directory was
 //! synced. Bytes handed out by `read` never change: callers read only ranges that nobody writes again.
 
+mod handles;
 mod offline;
 pub(crate) mod pool;
 mod real;

@@ -7,15 +7,16 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
+use super::handles::{Handle, Handles};
 use super::pool::Pool;
 use super::{Disk, DiskFile, LockGuard, Space};
 use crate::map::Map;
@@ -31,6 +32,7 @@ const PARTS_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct RealDisk {
     pools: Pools,
+    handles: Arc<Handles>,
 }
 
 #[derive(Debug, Clone)]
@@ -43,15 +45,26 @@ struct Pools {
 impl RealDisk {
     #[must_use]
     pub fn new() -> Self {
+        Self::with_handles(Handles::within_limit())
+    }
+
+    /// Keeps about as many files open, those with unsynced writes aside.
+    #[cfg(test)]
+    pub(super) fn with_open_files(max: usize) -> Self {
+        Self::with_handles(Handles::new(max))
+    }
+
+    fn with_handles(handles: Handles) -> Self {
         let sync = Arc::new(Pool::new("disk-sync", SYNC_THREADS));
         let read = Arc::new(Pool::new("disk-read", READ_THREADS));
-        Self { pools: Pools { sync, read } }
+        Self { pools: Pools { sync, read }, handles: Arc::new(handles) }
     }
 
     fn file(&self, path: &Path, file: File, map_bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
         let len = AtomicU64::new(file.metadata()?.len());
-        let (path, pools) = (path.to_owned(), self.pools.clone());
-        Ok(Arc::new(RealFile { path, file: Arc::new(file), len, map_bytes, map: OnceLock::new(), pools }))
+        let (handles, reaper) = (Arc::clone(&self.handles), Arc::clone(&self.pools.read));
+        let handle = Handle::new(path.to_owned(), file, map_bytes, handles, reaper);
+        Ok(Arc::new(RealFile { handle, len, pools: self.pools.clone() }))
     }
 }
 
@@ -122,23 +135,18 @@ impl LockGuard for FileLock {}
 
 #[derive(Debug)]
 struct RealFile {
-    path: PathBuf,
-    file: Arc<File>,
+    handle: Arc<Handle>,
     len: AtomicU64,
-    map_bytes: u64,
-    map: OnceLock<Arc<Map>>,
     pools: Pools,
 }
 
 impl RealFile {
     fn map(&self) -> io::Result<&Arc<Map>> {
-        if let Some(map) = self.map.get() {
-            return Ok(map);
-        }
-        let map = Map::new(&self.file, self.map_bytes.max(self.len()), Arc::clone(&self.pools.read))
-            .map_err(|error| self.name(error))?;
-        // Of two first readers one wins; the other's map is dropped again.
-        Ok(self.map.get_or_init(|| map))
+        self.handle.map(self.len()).map_err(|error| self.name(error))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        self.handle.write(change).map_err(|error| self.name(error))
     }
 
     fn check(&self, range: &Range<u64>) -> io::Result<()> {
@@ -151,19 +159,7 @@ impl RealFile {
 
     /// Adds the path, which the operating system leaves out.
     fn name(&self, error: io::Error) -> io::Error {
-        io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
-    }
-
-    /// Zeros where the file system has no fallocate: written bytes are reserved too.
-    fn fill(&self, from: u64, to: u64) -> io::Result<()> {
-        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-        let mut at = from;
-        while at < to {
-            let part = &ZEROS[..ZEROS.len().min((to - at) as usize)];
-            write_all(&self.file, at, &[io::IoSlice::new(part)])?;
-            at += part.len() as u64;
-        }
-        Ok(())
+        io::Error::new(error.kind(), format!("{}: {error}", self.handle.path().display()))
     }
 }
 
@@ -174,7 +170,7 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, offset: u64, parts: &[io::IoSlice<'_>]) -> io::Result<()> {
-        let end = write_all(&self.file, offset, parts).map_err(|error| self.name(error))?;
+        let end = self.write(|file| write_all(file, offset, parts))?;
         self.len.fetch_max(end, Ordering::AcqRel);
         Ok(())
     }
@@ -184,24 +180,13 @@ impl DiskFile for RealFile {
         if len <= old {
             return Ok(());
         }
-        let result = loop {
-            match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), old, len - old) {
-                Err(Errno::INTR) => {}
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => break self.fill(old, len),
-                other => break other.map_err(io::Error::from),
-            }
-        };
-        if let Err(error) = result {
-            // What was reserved before the space ran out is given back; if even that fails, it is merely spare.
-            let _ = rustix::fs::ftruncate(&self.file, old);
-            return Err(self.name(error));
-        }
+        self.write(|file| reserve(file, old, len))?;
         self.len.fetch_max(len, Ordering::AcqRel);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        rustix::fs::ftruncate(&self.file, len).map_err(|error| self.name(error.into()))?;
+        self.write(|file| Ok(rustix::fs::ftruncate(file, len)?))?;
         self.len.store(len, Ordering::Release);
         Ok(())
     }
@@ -229,10 +214,37 @@ impl DiskFile for RealFile {
     }
 
     async fn sync_data(&self) -> io::Result<()> {
-        let file = Arc::clone(&self.file);
-        let synced = self.pools.sync.run(move || Ok(rustix::fs::fdatasync(&*file)?)).await;
+        let handle = Arc::clone(&self.handle);
+        let synced = self.pools.sync.run(move || handle.sync(&*handle.file()?)).await;
         synced.map_err(|error| self.name(error))
     }
+}
+
+/// Makes a file of `old` bytes longer, by bytes that cannot run out of space any more.
+fn reserve(file: &File, old: u64, len: u64) -> io::Result<()> {
+    let reserved = loop {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), old, len - old) {
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => break fill(file, old, len),
+            other => break other.map_err(io::Error::from),
+        }
+    };
+    reserved.inspect_err(|_| {
+        // What was reserved before the space ran out is given back; if even that fails, it is merely spare.
+        let _ = rustix::fs::ftruncate(file, old);
+    })
+}
+
+/// Zeros where the file system has no fallocate: written bytes are reserved too.
+fn fill(file: &File, from: u64, to: u64) -> io::Result<()> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let mut at = from;
+    while at < to {
+        let part = &ZEROS[..ZEROS.len().min((to - at) as usize)];
+        write_all(file, at, &[io::IoSlice::new(part)])?;
+        at += part.len() as u64;
+    }
+    Ok(())
 }
 
 /// Writes all parts and returns where they end.
