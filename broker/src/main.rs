@@ -151,8 +151,8 @@ fn fail(error: &dyn Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Every partition keeps a few files open, and the customary soft limit is 1,024. Without the right to
-/// raise it the broker runs all the same, with fewer partitions.
+/// Every partition has a few files, and the customary soft limit is 1,024. Without the right to raise it the broker runs
+/// all the same, and opens and closes files more often.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {

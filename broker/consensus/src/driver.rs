@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use headwater_core::{ApplyError, Machine};
-use headwater_storage::log::LogId;
+use headwater_storage::log::{LogError, LogId};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
@@ -124,16 +124,24 @@ impl<M: Machine> State<M> {
     async fn install_snapshot(&self, bytes: &Bytes) -> Result<(), ConsensusError> {
         let tables = Tables::decode(bytes)?;
         let applied = Applied::from_tables(&tables)?;
-        let log = &self.shared.log;
-        if holds(log, tables.at)? {
-            tables::write(&self.shared, &tables).await?;
-        } else {
-            log.reset(tables.at, tables.next_offset, bytes).await?;
-        }
+        self.store_snapshot(&tables, bytes).await.inspect_err(|error| {
+            // Raft ends the group for it, whose log must not go on without it.
+            if let ConsensusError::Log(LogError::Io(error)) = error {
+                self.shared.log.stop(error);
+            }
+        })?;
         *self.applied_mut() = applied;
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(tables);
         self.progress.send_replace(self.applied().progress());
         Ok(())
+    }
+
+    async fn store_snapshot(&self, tables: &Tables, bytes: &Bytes) -> Result<(), ConsensusError> {
+        let log = &self.shared.log;
+        if holds(log, tables.at)? {
+            return tables::write(&self.shared, tables).await;
+        }
+        Ok(log.reset(tables.at, tables.next_offset, bytes).await?)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use headwater_core::Machine;
 use headwater_core::mutant::{self, Mutant};
-use headwater_proto::types::{GroupId, ReplicaId, Term};
+use headwater_proto::types::{GroupId, LogIndex, ReplicaId, Term};
 use headwater_storage::log::{Damage, Log, LogId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::impls::ProgressResponder;
@@ -63,7 +63,8 @@ pub struct Group<M: Machine> {
     /// Absent when the log is damaged: such a replica takes no part in its group.
     pub(crate) raft: Option<GroupRaft<M>>,
     /// One purge at a time: each moves the one snapshot.
-    pub(crate) purging: Mutex<()>,
+    /// Purges go one after the other; the one that Raft put off, and the term in which this replica led then.
+    pub(crate) purging: Mutex<Option<(Term, LogIndex)>>,
     pub(crate) settings: RaftSettings,
     /// Proposals share it; who must not be proposed to for a while takes it alone.
     pub(crate) turn: RwLock<()>,
@@ -205,13 +206,19 @@ impl<M: Machine> Group<M> {
 
     async fn purge_in_turn(&self, upto: LogId) -> Result<(), ConsensusError> {
         let raft = self.raft()?;
-        let _one_at_a_time = self.purging.lock().await;
+        let mut put_off = self.purging.lock().await;
         if upto.index > self.state.applied().log_id().index {
             return Err(ConsensusError::InvalidRequest("only applied entries can be purged"));
         }
         if self.log().bounds().purged.is_some_and(|purged| upto.index <= purged.index) {
             return Ok(());
         }
+        let purged = self.log().bounds().purged.map(|purged| purged.index);
+        // A leader comes back to it, but not if the goal moves ahead of a slow follower again and again.
+        if put_off.is_some_and(|(term, index)| self.led_term() == Some(term) && purged < Some(index)) {
+            return Ok(());
+        }
+        *put_off = None;
         self.snapshot(raft, upto).await?;
         let index = upto.index.get() - 1;
         raft.trigger().purge_log(index).await.map_err(|_| self.stopped())?;
@@ -220,6 +227,7 @@ impl<M: Machine> Group<M> {
             Ok(_) => Ok(()),
             Err(WaitError::Timeout(..)) => {
                 tracing::debug!(group = %self.id, upto = %upto.index, "the purge is put off");
+                *put_off = self.led_term().map(|term| (term, upto.index));
                 Ok(())
             }
             Err(WaitError::ShuttingDown) => Err(self.stopped()),

@@ -129,7 +129,7 @@ impl<M: Machine> Group<M> {
             host,
             state,
             raft,
-            purging: Mutex::new(()),
+            purging: Mutex::new(None),
             settings,
             turn: RwLock::default(),
             rest: Rest::default(),

@@ -78,8 +78,8 @@ settings! {
         ping_timeout_ms: u64 = 600, in 50..=120_000;
         /// A partition without writes for longer stops its heartbeats; 0: never.
         quiesce_after_ms: u64 = 5_000, in 0..=86_400_000;
-        /// Bytes per second that this broker sends to replicas that are being built; 0: no limit. Partitions that are
-        /// written faster than that cannot be built.
+        /// Bytes per second that this broker sends to replicas that are being built, two large ones at a time; 0: no
+        /// limit. Partitions to which more is written than their share cannot be built.
         recovery_bytes_per_second: u64 = 32 << 20, in 0..=1 << 40;
         /// Replicas that this broker builds on others at the same time.
         recoveries_max: usize = 8, in 1..=1_000;

@@ -4,7 +4,8 @@
 //! comes next, so that a move goes on under the next leader where the last one left it. Invariants: nothing is
 //! remembered that could not be seen again; **no member is added or removed on the word of metadata that may be out of
 //! date**: the leader first catches up with the metadata's own; at most one step of a group is under way; at most
-//! [`StewardSettings::recoveries_max`] replicas are built at once, within the transport's rate of recovery.
+//! [`StewardSettings::recoveries_max`] replicas are built at once, large ones by twos, within the transport's rate of
+//! recovery.
 //!
 //! Who leads the metadata group also issues the commands that follow from its state: what lay on a replaced disk is
 //! rebuilt, and brokers that are being removed are emptied and forgotten.
@@ -31,7 +32,7 @@ use self::carry_out::Task;
 use self::decide::{Step, View, Wanted, next_step};
 use self::guided::Guided;
 use self::leaders::{Fitness, Steadiness};
-use self::watched::Watched;
+use self::watched::{Watched, is_large};
 use crate::config::ClusterConfig;
 use crate::node::Node;
 
@@ -43,6 +44,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const LOOK_NOT_BEFORE: Duration = Duration::from_millis(50);
 /// Nor do looks take more than one part in so many of a core, however many groups there are.
 const REST_FACTOR: u32 = 20;
+/// Large replicas that are built at the same time: fewer get on faster, and what is written meanwhile to a partition
+/// that is built faster than its share of the rate would never be caught up with.
+const LARGE_RECOVERIES_MAX: usize = 2;
 /// Leaderships that are handed over at the same time.
 const HAND_OVERS_AT_ONCE: usize = 4;
 /// A hand-over that fails has held writes back: it is not tried again soon.
@@ -185,10 +189,10 @@ impl Steward {
 
     fn look_after(&mut self, group: &Arc<dyn Guided>, term: Term, now: Instant) -> bool {
         let id = group.id();
-        let watched = self.watched.entry(id).or_insert_with(|| Watched::new(term, group.last_index(), now));
-        if watched.term != term {
-            *watched = Watched::new(term, group.last_index(), now);
+        if self.watched.get(&id).is_some_and(|watched| watched.term != term) {
+            self.forget(id);
         }
+        let watched = self.watched.entry(id).or_insert_with(|| Watched::new(term, group.last_index(), now));
         if self.busy.contains_key(&id) || now < watched.not_before {
             return true;
         }
@@ -222,6 +226,7 @@ impl Steward {
     fn step(&mut self, group: &Arc<dyn Guided>, wanted: &Wanted, now: Instant) -> Option<Step> {
         let id = group.id();
         let building: usize = self.watched.values().map(|watched| watched.building).sum();
+        let large: usize = self.watched.values().map(|watched| watched.building_large).sum();
         let watched = self.watched.get_mut(&id)?;
         let caught_up_at = watched.look(group.last_index(), now);
         // Who votes in the metadata group depends on who is alive, not on the assignment alone.
@@ -230,14 +235,16 @@ impl Steward {
         }
         let (members, followers) = (group.membership(), group.followers());
         let behind = |index: LogIndex| group.bytes_behind(index);
-        let (begin, end) = watched.note_builds(wanted, &members, &followers, behind);
+        let is_alive = |broker| self.node.cluster().alive(broker);
+        let (begin, end) = watched.note_builds(wanted, &members, &followers, is_alive, behind);
         let view = View {
             own: group.replica_id(),
             members: &members,
             followers: &followers,
             caught_up_at,
-            alive: &|broker| self.node.cluster().alive(broker),
-            has_room: building < self.settings.recoveries_max,
+            alive: &is_alive,
+            has_room: building < self.settings.recoveries_max
+                && (large < LARGE_RECOVERIES_MAX || !is_large(behind(LogIndex(0)))),
         };
         let step = next_step(wanted, &view);
         watched.settled = (step == Step::Settled).then_some(wanted.epoch);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use headwater_consensus::{Follower, GroupMembership};
-use headwater_proto::types::{LogIndex, ReplicaId, Term};
+use headwater_proto::types::{BrokerId, LogIndex, ReplicaId, Term};
 use tokio::time::Instant;
 
 use super::decide::Wanted;
@@ -18,6 +18,11 @@ const CAUGHT_UP_WITHIN: Duration = Duration::from_millis(200);
 const LAST_PART_BYTES: u64 = 1 << 20;
 /// And a replica that was so close counts as far behind again only here.
 const FAR_BEHIND_BYTES: u64 = 32 << 20;
+
+/// Whether a replica that lacks so much shares the rate of recovery while it is built.
+pub const fn is_large(bytes: u64) -> bool {
+    bytes > LAST_PART_BYTES
+}
 
 /// A group that this broker leads.
 #[derive(Debug)]
@@ -34,8 +39,10 @@ pub struct Watched {
     enough: Option<LogIndex>,
     /// Replicas that are being built, and share the rate of recovery.
     pub throttled: BTreeSet<ReplicaId>,
-    /// Replicas that are being built.
+    /// Replicas that are being built on brokers that are there.
     pub building: usize,
+    /// Those of them that share the rate of recovery.
+    pub building_large: usize,
     /// Nothing was to be done for the assignment of this epoch.
     pub settled: Option<u32>,
 }
@@ -51,6 +58,7 @@ impl Watched {
             enough: None,
             throttled: BTreeSet::new(),
             building: 0,
+            building_large: 0,
             settled: None,
         }
     }
@@ -72,7 +80,9 @@ impl Watched {
     /// A replica is about to be built. Whether its traffic counts as recovery, from its first byte on.
     pub fn begin_build(&mut self, replica: ReplicaId, bytes: u64) -> bool {
         self.building += 1;
-        bytes > LAST_PART_BYTES && self.throttled.insert(replica)
+        let throttled = is_large(bytes) && self.throttled.insert(replica);
+        self.building_large += usize::from(throttled);
+        throttled
     }
 
     /// Takes note of the replicas that are being built. Returns those whose traffic counts as recovery from now on, and
@@ -82,13 +92,18 @@ impl Watched {
         wanted: &Wanted,
         members: &GroupMembership,
         followers: &BTreeMap<ReplicaId, Follower>,
+        is_alive: impl Fn(BrokerId) -> bool,
         bytes_behind: impl Fn(LogIndex) -> u64,
     ) -> (Vec<ReplicaId>, Vec<ReplicaId>) {
         let matched =
             |replica: ReplicaId| followers.get(&replica).map_or(LogIndex(0), |follower| follower.matched);
         let learners = members.learners();
+        let is_there =
+            |replica: &ReplicaId| members.peers.get(replica).is_some_and(|peer| is_alive(peer.broker_id));
         let is_built = |replica: &ReplicaId| {
-            wanted.voters.contains_key(replica) && self.enough.is_none_or(|enough| matched(*replica) < enough)
+            wanted.voters.contains_key(replica)
+                && self.enough.is_none_or(|enough| matched(*replica) < enough)
+                && is_there(replica)
         };
         self.building = learners.iter().filter(|replica| is_built(replica)).count();
         let is_throttled = |replica: &ReplicaId| {
@@ -96,6 +111,7 @@ impl Watched {
             bytes_behind(matched(*replica)) > limit
         };
         let throttled: BTreeSet<_> = learners.into_iter().filter(is_throttled).collect();
+        self.building_large = throttled.iter().filter(|replica| is_there(replica)).count();
         let begins = throttled.difference(&self.throttled).copied().collect();
         let ends = self.throttled.difference(&throttled).copied().collect();
         self.throttled = throttled;
@@ -130,14 +146,19 @@ mod tests {
             GroupMembership { configs: vec![BTreeSet::from([ReplicaId(1)])], peers, committed: true };
         let voters: BTreeMap<_, _> = members.peers.clone();
         let wanted = Wanted { voters, ..Wanted::default() };
+        let alive = std::cell::Cell::new(true);
         let mut look = |matched: u64| {
             let follower = Follower { matched: LogIndex(matched), last_heard: None };
             let followers = BTreeMap::from([(ReplicaId(2), follower)]);
-            let (begins, ends) =
-                watched.note_builds(&wanted, &members, &followers, |index| (100 - index.get()) << 20);
+            let behind = |index: LogIndex| (100 - index.get()) << 20;
+            let (begins, ends) = watched.note_builds(&wanted, &members, &followers, |_| alive.get(), behind);
+            assert_eq!(watched.building_large, usize::from(alive.get() && !watched.throttled.is_empty()));
             (begins.len(), ends.len(), watched.building)
         };
         assert_eq!(look(0), (1, 0, 1));
+        alive.set(false);
+        assert_eq!(look(0), (0, 0, 0), "others are built meanwhile");
+        alive.set(true);
         assert_eq!(look(70), (0, 0, 1));
         assert_eq!(look(99), (0, 1, 1), "the last part");
         assert_eq!(look(80), (0, 0, 1), "writers were faster for a moment");

@@ -134,6 +134,30 @@ async fn a_purge_that_a_deposed_leader_put_off_bars_no_later_one() {
     assert_eq!(group.log().bounds().purged, Some(later));
 }
 
+/// Else the goal would move ahead of a slow follower with each round of retention, and nothing would ever go.
+#[tokio::test(start_paused = true)]
+async fn a_purge_that_was_put_off_is_done_before_the_next() {
+    let mut cluster = Cluster::new(3, 1, small_segments()).await;
+    let (leader, _) = cluster.wait_leader().await;
+    cluster.append_all(0..20).await;
+    cluster.converged().await;
+    let cut = others(leader)[0];
+    cluster.net.cut(BrokerId(leader), BrokerId(cut));
+    cluster.append_all(20..40).await;
+    let group = cluster.group(leader);
+    let entry = |index| group.log().entry(LogIndex(index)).unwrap().unwrap().log_id();
+    let (first, later) = (entry(30), entry(35));
+    for upto in [first, later, later] {
+        timeout(Duration::from_secs(30), group.purge(upto)).await.unwrap().unwrap();
+        assert_ne!(group.log().bounds().purged, Some(upto), "nothing was put off");
+    }
+    cluster.net.heal();
+    let purged = cluster.until("a purge", |_| group.log().bounds().purged).await;
+    assert_eq!(purged, first);
+    timeout(Duration::from_secs(30), group.purge(later)).await.unwrap().unwrap();
+    assert_eq!(group.log().bounds().purged, Some(later));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_dies_is_replaced_within_a_second_and_takes_nothing_along() {
     for seed in 0..10 {

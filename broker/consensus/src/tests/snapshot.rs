@@ -53,6 +53,29 @@ async fn a_snapshot_holds_the_state_as_of_its_point_and_not_the_applied_one() {
     assert_eq!(tables.next_offset, Offset(20));
 }
 
+/// Raft ends a group whose store fails: the log says so too, so that the partition is opened again.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_finds_no_space_stops_the_log_and_a_later_one_is_installed() {
+    let (_, _, snapshot) = leader().await;
+    for entries in [5, 30] {
+        let mut fixture = Fixture::new(1, small_segments()).await;
+        append(&mut fixture, 0..entries).await;
+        let mut driver = open(&fixture);
+        fixture.disk.set_free_bytes(0);
+        driver.install_snapshot(&snapshot.meta, snapshot.snapshot.clone()).await.unwrap_err();
+        assert!(fixture.shared.log.stopped().is_some());
+        fixture.disk.set_free_bytes(1 << 30);
+        fixture.shared.log.give_up_unsynced().await.unwrap();
+        drop(driver);
+
+        let fixture = fixture.power_cut().await;
+        let mut driver = open(&fixture);
+        driver.install_snapshot(&snapshot.meta, snapshot.snapshot.clone()).await.unwrap();
+        assert_eq!(applied(&mut driver).await, Some(raft_id(1, 19)));
+        assert_eq!(fixture.shared.log.stopped(), None);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_installed_snapshot_takes_the_place_of_a_log_that_lies_behind() {
     let (_, mut leader, snapshot) = leader().await;

@@ -32,7 +32,7 @@ const PARTS_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct RealDisk {
     pools: Pools,
-    handles: Arc<Handles>,
+    pub(super) handles: Arc<Handles>,
 }
 
 #[derive(Debug, Clone)]
@@ -48,19 +48,14 @@ impl RealDisk {
         Self::with_handles(Handles::within_limit())
     }
 
-    /// Keeps about as many files open, those with unsynced writes aside.
-    #[cfg(test)]
-    pub(super) fn with_open_files(max: usize) -> Self {
-        Self::with_handles(Handles::new(max))
-    }
-
-    fn with_handles(handles: Handles) -> Self {
+    pub(super) fn with_handles(handles: Handles) -> Self {
         let sync = Arc::new(Pool::new("disk-sync", SYNC_THREADS));
         let read = Arc::new(Pool::new("disk-read", READ_THREADS));
         Self { pools: Pools { sync, read }, handles: Arc::new(handles) }
     }
 
-    fn file(&self, path: &Path, file: File, map_bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+    fn file(&self, path: &Path, options: &OpenOptions, map_bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.handles.open(options, path)?;
         let len = AtomicU64::new(file.metadata()?.len());
         let (handles, reaper) = (Arc::clone(&self.handles), Arc::clone(&self.pools.read));
         let handle = Handle::new(path.to_owned(), file, map_bytes, handles, reaper);
@@ -88,12 +83,11 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path, map_bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        self.file(path, file, map_bytes)
+        self.file(path, OpenOptions::new().read(true).write(true).create_new(true), map_bytes)
     }
 
     fn open(&self, path: &Path, map_bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
-        self.file(path, OpenOptions::new().read(true).write(true).open(path)?, map_bytes)
+        self.file(path, OpenOptions::new().read(true).write(true), map_bytes)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -145,8 +139,8 @@ impl RealFile {
         self.handle.map(self.len()).map_err(|error| self.name(error))
     }
 
-    fn write<T>(&self, change: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
-        self.handle.write(change).map_err(|error| self.name(error))
+    fn change<T>(&self, change: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        self.handle.file().and_then(|file| change(&file)).map_err(|error| self.name(error))
     }
 
     fn check(&self, range: &Range<u64>) -> io::Result<()> {
@@ -170,7 +164,7 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, offset: u64, parts: &[io::IoSlice<'_>]) -> io::Result<()> {
-        let end = self.write(|file| write_all(file, offset, parts))?;
+        let end = self.change(|file| write_all(file, offset, parts))?;
         self.len.fetch_max(end, Ordering::AcqRel);
         Ok(())
     }
@@ -180,13 +174,13 @@ impl DiskFile for RealFile {
         if len <= old {
             return Ok(());
         }
-        self.write(|file| reserve(file, old, len))?;
+        self.change(|file| reserve(file, old, len))?;
         self.len.fetch_max(len, Ordering::AcqRel);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.write(|file| Ok(rustix::fs::ftruncate(file, len)?))?;
+        self.change(|file| Ok(rustix::fs::ftruncate(file, len)?))?;
         self.len.store(len, Ordering::Release);
         Ok(())
     }
@@ -215,7 +209,7 @@ impl DiskFile for RealFile {
 
     async fn sync_data(&self) -> io::Result<()> {
         let handle = Arc::clone(&self.handle);
-        let synced = self.pools.sync.run(move || handle.sync(&*handle.file()?)).await;
+        let synced = self.pools.sync.run(move || Ok(rustix::fs::fdatasync(&*handle.file()?)?)).await;
         synced.map_err(|error| self.name(error))
     }
 }

@@ -151,7 +151,7 @@ impl Log {
     }
 
     /// Refuses appends for good: what is on disk is unknown from here on.
-    fn stop(&self, reason: &std::io::Error) -> LogError {
+    pub fn stop(&self, reason: &std::io::Error) -> LogError {
         let reason = self.stopped.get_or_init(|| reason.to_string());
         LogError::Stopped(reason.clone())
     }
