@@ -33,7 +33,9 @@ impl Node {
         let (mut leads, mut under_replicated, mut leaderless, mut live) = (0, 0, 0, 0);
         self.controller().with_state(|state| {
             for (group, assigned) in state.groups().filter(|(group, _)| *group != GroupId::METADATA) {
-                match led.get(&group) {
+                // Who has a vote while a partition moves, its leader knows.
+                let is_led = !assigned.leaving.is_empty() || self.has_majority(assigned.brokers());
+                match led.get(&group).filter(|_| is_led) {
                     Some(leader) if leader.broker == own => {
                         leads += 1;
                         let has = |broker| leader.in_sync.contains(&broker) && self.cluster().alive(broker);

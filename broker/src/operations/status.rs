@@ -142,9 +142,13 @@ impl Node {
             .map(|(group, assigned)| self.figures_of(String::new(), *group, assigned, findings.of(*group)))
             .collect();
         let count = |matches: fn(&PartitionFigures) -> bool| partitions.iter().filter(|p| matches(p)).count();
+        let controller_voters = self.metadata_voters();
         ClusterFigures {
-            controller: self.cluster().leader(GroupId::METADATA),
-            controller_voters: self.metadata_voters(),
+            controller: self
+                .cluster()
+                .leader(GroupId::METADATA)
+                .filter(|_| self.has_majority(controller_voters.iter().copied())),
+            controller_voters,
             brokers: brokers
                 .into_iter()
                 .map(|broker| {
@@ -158,6 +162,13 @@ impl Node {
             leaderless: count(|partition| partition.leader.is_none()),
             moving: count(PartitionFigures::is_moving),
         }
+    }
+
+    /// Whether most of these brokers are heard from. At rest, a leader without them goes on believing that it leads
+    /// until somebody writes.
+    pub(super) fn has_majority(&self, brokers: impl Iterator<Item = BrokerId>) -> bool {
+        let (alive, silent): (Vec<_>, Vec<_>) = brokers.partition(|broker| self.cluster().alive(*broker));
+        alive.len() > silent.len()
     }
 
     fn metadata_voters(&self) -> Vec<BrokerId> {
@@ -188,6 +199,10 @@ impl Node {
             .collect();
         let held: BTreeSet<_> = own.iter().map(|replica| replica.replica.id.get()).collect();
         let on_disk = findings.by_group.values().flatten().filter(|found| held.contains(&found.replica_id));
+        // While one is replaced by another on the same broker, it has two of a partition.
+        let has_replica = |partition: &&PartitionFigures| {
+            partition.replicas.iter().any(|replica| replica.replica.broker == id)
+        };
         let leads = |partition: &&PartitionFigures| {
             partition.leader.as_ref().is_some_and(|leader| leader.broker == id)
         };
@@ -195,7 +210,7 @@ impl Node {
             live: self.cluster().alive(id),
             silent: self.cluster().silent_for(id),
             leaders: partitions.iter().filter(leads).count(),
-            replicas: own.len(),
+            replicas: partitions.iter().filter(has_replica).count(),
             out_of_sync: own.iter().filter(|replica| !replica.in_sync && !replica.leaving).count(),
             lag_entries: own.iter().filter_map(|replica| replica.lag_entries).sum(),
             damaged: own.iter().filter(|replica| !replica.damage.is_empty()).count(),
@@ -215,11 +230,17 @@ impl Node {
         assigned: &Assignment,
         found: &[SurveyedReplica],
     ) -> PartitionFigures {
-        let leader = self.cluster().leader(group);
         let in_sync = self.cluster().in_sync(group);
         let told = found.iter().filter(|found| found.leads_in > 0).max_by_key(|found| found.leads_in);
         let voters: Option<BTreeSet<_>> =
             told.map(|told| told.voters.iter().copied().map(ReplicaId).collect());
+        let has_vote = |replica: &Replica| {
+            voters.as_ref().map_or(!assigned.leaving.contains(replica), |voters| voters.contains(&replica.id))
+        };
+        let electorate =
+            assigned.replicas.iter().chain(&assigned.leaving).filter(|replica| has_vote(replica));
+        let has_majority = self.has_majority(electorate.map(|replica| replica.broker));
+        let leader = self.cluster().leader(group).filter(|_| has_majority);
         let lag = |replica: &Replica| {
             let told = told?;
             if told.replica_id == replica.id.get() {
@@ -230,12 +251,15 @@ impl Node {
         let figures = |replica: &Replica, leaving: bool| {
             let own = found.iter().find(|found| found.replica_id == replica.id.get());
             let alive = self.cluster().alive(replica.broker);
+            let joining = !leaving && !has_vote(replica);
+            // Until it has joined, what is said of its broker may be of the replica that it replaces.
+            let told_in_sync = !joining && in_sync.contains(&replica.broker);
             ReplicaFigures {
                 replica: *replica,
                 live: alive,
-                in_sync: !leaving && alive && (in_sync.contains(&replica.broker) || lag(replica) == Some(0)),
+                in_sync: !leaving && alive && (told_in_sync || lag(replica) == Some(0)),
                 lag_entries: lag(replica),
-                joining: !leaving && voters.as_ref().is_some_and(|voters| !voters.contains(&replica.id)),
+                joining,
                 leaving,
                 damage: own.map_or_else(String::new, |own| own.damage.clone()),
             }
@@ -246,7 +270,7 @@ impl Node {
         PartitionFigures {
             topic,
             group,
-            remarks: remarks(leader.as_ref(), &replicas),
+            remarks: remarks(leader.as_ref(), has_majority, &replicas),
             leader,
             replicas,
             high_watermark: told.map_or(-1, |told| told.high_watermark),
@@ -255,9 +279,11 @@ impl Node {
     }
 }
 
-fn remarks(leader: Option<&LeaderInfo>, replicas: &[ReplicaFigures]) -> Vec<String> {
+fn remarks(leader: Option<&LeaderInfo>, has_majority: bool, replicas: &[ReplicaFigures]) -> Vec<String> {
     let mut remarks = Vec::new();
-    if leader.is_none() {
+    if !has_majority {
+        remarks.push("no majority of its replicas is up: nothing can be written".to_owned());
+    } else if leader.is_none() {
         remarks.push("no leader".to_owned());
     }
     for replica in replicas {

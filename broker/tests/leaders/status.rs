@@ -37,6 +37,27 @@ async fn a_dead_broker_and_what_it_lacks_are_shown() {
 }
 
 #[tokio::test]
+async fn without_a_majority_nothing_is_shown_as_led() {
+    let mut trio = Trio::start(|config| config.cluster.quiesce_after_ms = 200).await;
+    trio.create("t", 4).await;
+    eventually("all rests", || async {
+        let status = trio.calls(1).await.status().await;
+        status.brokers.iter().all(|broker| broker.quiet >= 4)
+    })
+    .await;
+    trio.kill(2);
+    trio.kill(3);
+    eventually("the majority is missed", || async {
+        let status = trio.calls(1).await.status().await;
+        status.leaderless == 4 && status.controller_id == -1 && status.brokers[0].leaders == 0
+    })
+    .await;
+    let said = trio.calls(1).await.unhealthy().await;
+    let no_majority = "no majority of its replicas is up: nothing can be written";
+    assert!(said.iter().all(|one| one.remarks[0] == no_majority), "{said:?}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_refused_in_words() {
     let trio = Trio::start(|_| {}).await;
     trio.create("t", 1).await;
