@@ -24,13 +24,17 @@ impl Addresses {
     /// The next one; empty when there is none.
     pub fn choose(&self, all: &[String]) -> String {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut candidates = all.to_vec();
+        candidates.rotate_left(turn % all.len().max(1));
+        self.put_failed_last(&mut candidates);
+        candidates.into_iter().next().unwrap_or_default()
+    }
+
+    /// Puts those that failed a moment ago behind the others, the one that has rested for the longest first.
+    pub fn put_failed_last(&self, all: &mut [String]) {
         let mut failed = self.failures();
         failed.retain(|_, at| at.elapsed() < SHUNNED);
-        let in_turn = (0..all.len()).filter_map(|n| all.get((turn + n) % all.len()));
-        let mut candidates: Vec<&String> = in_turn.collect();
-        // Stable: of those that failed, the one that has rested for the longest.
-        candidates.sort_by_key(|address| failed.get(*address).copied());
-        candidates.first().map_or_else(String::new, ToString::to_string)
+        all.sort_by_key(|address| failed.get(address).copied());
     }
 
     pub fn failed(&self, address: &str) {

@@ -1,7 +1,10 @@
 //! The entry: one client, its connections and its view of the cluster.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use headwater_proto::v1::admin_client::AdminClient;
@@ -15,6 +18,7 @@ use tonic::{Code, Response, Status};
 use crate::addresses::Addresses;
 use crate::backoff::{Attempts, Entropy};
 use crate::connection::{Fault, Pool};
+use crate::faults::Faults;
 use crate::metadata::{Metadata, find_topic};
 use crate::{Admin, ClientConfig, ClientError, Consumer, ConsumerConfig, Producer, ProducerConfig, ambient};
 
@@ -117,6 +121,7 @@ impl Client {
     fn address_of(&self, broker: i32) -> Result<String, ClientError> {
         self.inner.metadata.address(broker).ok_or_else(|| ClientError::Unreachable {
             operation: "connect to",
+            target: "a broker".to_owned(),
             brokers: format!("broker {broker}"),
             reason: "its address is not known".to_owned(),
         })
@@ -215,6 +220,18 @@ impl Client {
         self.ask(request, None, |address| Ok(call(self.inner.pool.cluster(address)?))).await
     }
 
+    /// As [`Client::ask_cluster`], for what only reads: no broker that hangs hides another one.
+    pub(crate) async fn read_cluster<T, F>(
+        &self,
+        request: Request<'_>,
+        call: impl Fn(ClusterClient<Channel>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.ask_beside(request, |address| Ok(call(self.inner.pool.cluster(address)?))).await
+    }
+
     /// Asks any broker's data service.
     pub(crate) async fn ask_data<T, F>(
         &self,
@@ -228,19 +245,20 @@ impl Client {
     }
 
     /// Repeats an attempt while brokers answer that the cluster has no leader for it at the moment:
-    /// nothing was done then.
-    pub(crate) async fn until_led<T, F>(
+    /// nothing was done then. An attempt is given the request with the time that is left.
+    pub(crate) async fn until_led<'a, T, F>(
         &self,
-        timeout: Duration,
-        attempt: impl Fn() -> F,
+        request: Request<'a>,
+        attempt: impl Fn(Request<'a>) -> F,
     ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<T, ClientError>>,
     {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + request.timeout;
         let mut attempts = Attempts::default();
         loop {
-            let result = attempt().await;
+            let timeout = deadline.saturating_duration_since(Instant::now());
+            let result = attempt(Request { timeout, ..request }).await;
             let pause = attempts.searched(&self.inner.config.retry, &self.inner.entropy);
             match result {
                 Err(error) if error.is_leaderless() && Instant::now() + pause < deadline => {
@@ -266,21 +284,16 @@ impl Client {
         let mut attempts = Attempts::default();
         let mut patience = request.patience;
         let mut asked = 0;
-        let mut before: Option<Fault> = None;
+        let mut faults = Faults::default();
         loop {
             let all = self.known_addresses(but);
             let address = self.inner.addresses.choose(&all);
             let patient = request.changes || all.len() < 2;
             let until = if patient { deadline } else { deadline.min(Instant::now() + patience) };
-            let mut fault = match self.attempt(&address, until, &call).await? {
+            let fault = match self.attempt(&address, until, &call).await? {
                 Ok(response) => return Ok(response),
                 Err(fault) => fault,
             };
-            // The last attempt was cut short: the one before it says more.
-            if !request.changes && Instant::now() >= deadline {
-                fault = before.take().unwrap_or(fault);
-            }
-            before = Some(fault.clone());
             asked += 1;
             let round_is_over = asked % all.len().max(1) == 0;
             let mut pause = Duration::ZERO;
@@ -288,23 +301,66 @@ impl Client {
                 pause = attempts.failed(&self.inner.config.retry, &self.inner.entropy);
                 patience = patience.saturating_mul(2);
             }
-            let out_of_time = Instant::now() + pause >= deadline;
-            let (operation, target) = (request.operation, request.target.to_owned());
             match fault {
                 Fault::Refused(status) => return Err(refused(request, &status)),
                 Fault::Lost(reason) if request.changes => {
+                    let (operation, target) = (request.operation, request.target.to_owned());
                     let reason = format!("{address}: {reason}");
                     return Err(ClientError::OutcomeUnknown { operation, target, reason });
                 }
-                Fault::Lost(reason) if out_of_time => {
-                    let (after, reason) = (request.timeout, format!("{address}: {reason}"));
-                    return Err(ClientError::TimedOut { operation, target, after, reason });
-                }
-                Fault::NeverSent(reason) if out_of_time => {
-                    return Err(ClientError::Unreachable { operation, brokers: all.join(", "), reason });
-                }
-                Fault::Lost(_) | Fault::NeverSent(_) => tokio::time::sleep(pause).await,
+                fault if Instant::now() >= deadline => faults.add_last(&address, fault),
+                fault => faults.add(&address, fault),
             }
+            if Instant::now() + pause >= deadline {
+                return Err(faults.into_error(request));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// As [`Client::ask`], for what only reads and may take long: a broker that has not answered for a while
+    /// is waited for on, beside the next one. Those that the configuration names come first.
+    async fn ask_beside<T, F>(
+        &self,
+        request: Request<'_>,
+        call: impl Fn(&str) -> Result<F, ClientError>,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = Instant::now() + request.timeout;
+        let call = &call;
+        let begin = |address: String| {
+            Box::pin(async move {
+                let result = self.attempt(&address, deadline, call).await;
+                (address, result)
+            })
+        };
+        let mut attempts = Attempts::default();
+        let mut faults = Faults::default();
+        loop {
+            let mut left = VecDeque::from(self.named_first());
+            let turn = request.patience.min(request.timeout / (2 * left.len().max(1) as u32));
+            let mut under_way = Vec::new();
+            while !(left.is_empty() && under_way.is_empty()) {
+                if let Some(address) = left.pop_front() {
+                    under_way.push((address.clone(), begin(address)));
+                }
+                let Ok((address, result)) = tokio::time::timeout(turn, first_of(&mut under_way)).await else {
+                    under_way.iter().for_each(|(address, _)| self.inner.addresses.failed(address));
+                    continue;
+                };
+                match result? {
+                    Ok(response) => return Ok(response),
+                    Err(Fault::Refused(status)) => return Err(refused(request, &status)),
+                    Err(fault) => faults.add(&address, fault),
+                }
+            }
+            let pause = attempts.failed(&self.inner.config.retry, &self.inner.entropy);
+            if Instant::now() + pause >= deadline {
+                return Err(faults.into_error(request));
+            }
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -330,7 +386,7 @@ impl Client {
             }
             Fault::Lost(reason) => ClientError::TimedOut { operation: "ask", target, after: within, reason },
             Fault::NeverSent(reason) => {
-                ClientError::Unreachable { operation: "ask", brokers: target, reason }
+                ClientError::Unreachable { operation: "ask", target, brokers: address, reason }
             }
         })
     }
@@ -389,13 +445,40 @@ impl Client {
     /// Addresses to ask, those of known brokers first; the configured ones help when all have moved.
     fn known_addresses(&self, but: Option<i32>) -> Vec<String> {
         let avoided = but.and_then(|broker| self.inner.metadata.address(broker));
-        let mut seen = BTreeSet::new();
         let known = self.inner.metadata.addresses();
-        let all = known.into_iter().chain(self.inner.config.brokers.iter().cloned());
-        let all: Vec<String> = all.filter(|address| seen.insert(address.clone())).collect();
+        let all = distinct(known.into_iter().chain(self.inner.config.brokers.iter().cloned()));
         let others: Vec<String> = all.iter().filter(|a| Some(*a) != avoided.as_ref()).cloned().collect();
         if others.is_empty() { all } else { others }
     }
+
+    /// Addresses to ask, those of the configuration first, and of all those last that failed a moment ago.
+    fn named_first(&self) -> Vec<String> {
+        let named = self.inner.config.brokers.iter().cloned();
+        let mut all = distinct(named.chain(self.inner.metadata.addresses()));
+        self.inner.addresses.put_failed_last(&mut all);
+        all
+    }
+}
+
+fn distinct(addresses: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    addresses.filter(|address| seen.insert(address.clone())).collect()
+}
+
+/// Waits for the first of several futures to end, and takes it out; for ever where there are none.
+async fn first_of<F: Future>(under_way: &mut Vec<(String, Pin<Box<F>>)>) -> F::Output {
+    poll_fn(|cx| {
+        for at in 0..under_way.len() {
+            if let Some((_, future)) = under_way.get_mut(at)
+                && let Poll::Ready(output) = future.as_mut().poll(cx)
+            {
+                drop(under_way.swap_remove(at));
+                return Poll::Ready(output);
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 fn refused(request: Request<'_>, status: &Status) -> ClientError {

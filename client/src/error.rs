@@ -15,9 +15,9 @@ pub enum ClientError {
     Config { what: String },
     /// No connection could be opened; nothing was asked.
     #[error(
-        "{operation}: no broker answers at {brokers} ({reason}); check the address, and that the broker runs"
+        "{operation} {target}: no broker answers at {brokers} ({reason}); check the address, and that the broker runs"
     )]
-    Unreachable { operation: &'static str, brokers: String, reason: String },
+    Unreachable { operation: &'static str, target: String, brokers: String, reason: String },
     /// A broker answered "no". Nothing was done.
     #[error("{operation} {target}: {} ({})", message, code.name())]
     Refused { operation: &'static str, target: String, code: ErrorCode, message: String, retriable: bool },

@@ -23,6 +23,7 @@ mod config;
 mod connection;
 mod consumer;
 mod error;
+mod faults;
 mod metadata;
 mod producer;
 
@@ -60,9 +61,9 @@ impl TopicPartition {
     }
 }
 
-/// `TOPIC-PARTITION`, as Kafka's tools print it.
+/// `TOPIC/PARTITION`, as `streamctl` takes it.
 impl std::fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.topic, self.partition)
+        write!(f, "{}/{}", self.topic, self.partition)
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use fake::Fake;
 use headwater_client::{Client, ClientError, ErrorCode, NewTopic, OffsetSpec, TopicPartition};
+use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
 async fn topics_are_created_described_and_deleted() {
@@ -76,4 +77,37 @@ async fn a_broker_that_is_starting_is_waited_for_and_one_that_is_not_there_is_na
     let mut config = fake.config(1);
     config.brokers = vec!["no port".to_owned()];
     assert!(matches!(Client::connect(config).await.err().unwrap(), ClientError::Config { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_broker_that_answers_is_enough_to_see_the_cluster() {
+    for hung in [[1, 2], [0, 2], [0, 1]] {
+        let fake = Fake::cluster(1, 3, 1);
+        let mut config = fake.config(1);
+        config.request_timeout = Duration::from_secs(4);
+        let admin = Client::connect(config).await.unwrap().admin();
+        hung.into_iter().for_each(|id| fake.lock().node(id).hung = true);
+        for _ in 0..3 {
+            let started = Instant::now();
+            let status = admin.cluster_status().await.unwrap();
+            assert!(!hung.contains(&status.controller_id), "{hung:?}");
+            assert!(started.elapsed() < Duration::from_millis(1_100), "{hung:?}: {:?}", started.elapsed());
+        }
+    }
+}
+
+/// It asks others itself, and one of those may be silent.
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_takes_long_to_see_the_cluster_is_waited_for() {
+    let fake = Fake::cluster(1, 3, 1);
+    let mut config = fake.config(1);
+    config.request_timeout = Duration::from_secs(4);
+    let admin = Client::connect(config).await.unwrap().admin();
+    fake.lock().status_takes = Duration::from_secs(3);
+    let started = Instant::now();
+    admin.cluster_status().await.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(3_200), "{:?}", started.elapsed());
+    fake.lock().status_takes = Duration::from_secs(30);
+    let error = admin.cluster_status().await.unwrap_err().to_string();
+    assert!(["fake:9093", "fake-1:9093", "fake-2:9093"].iter().all(|name| error.contains(name)), "{error}");
 }

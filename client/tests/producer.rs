@@ -12,6 +12,7 @@ use headwater_client::{
     Acks, Compression, Delivered, Delivery, DeliveryError, ErrorCode, Producer, ProducerConfig,
     ProducerRecord, SendError, partition_for_key,
 };
+use tokio::time::Instant;
 
 fn record(n: usize) -> ProducerRecord {
     ProducerRecord::new("t", format!("{n}"))
@@ -386,4 +387,19 @@ async fn an_unknown_topic_or_partition_is_said_at_once() {
     assert!(matches!(error, SendError::NoSuchPartition { partitions: 1, .. }), "{error}");
     fake.lock().topics.get_mut("t").unwrap().push(fake::FakeLog::default());
     assert_eq!(producer.send(record(0).partition(1)).await.unwrap().await.unwrap().partition, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_gets_no_id_ends_with_the_delivery_timeout() {
+    let fake = Fake::cluster(1, 3, 1);
+    let client = fake.client(1).await;
+    fake.lock().kill(1);
+    fake.lock().kill(2);
+    fake.lock().node(0).hung = true;
+    let config = ProducerConfig { delivery_timeout: Duration::from_secs(2), ..ProducerConfig::default() };
+    let started = Instant::now();
+    let error = client.producer(config).await.err().unwrap().to_string();
+    assert!(started.elapsed() < Duration::from_millis(2_100), "{:?}", started.elapsed());
+    assert!(error.starts_with("get a producer id: no answer within 2000 ms"), "{error}");
+    assert!(error.contains("fake:9093"), "the one that may have seen it: {error}");
 }

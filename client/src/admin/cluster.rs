@@ -7,14 +7,15 @@
 use std::time::Duration;
 
 use headwater_proto::v1;
+use headwater_proto::v1::cluster_client::ClusterClient;
 
 use super::{Admin, PerPartition, PerTopic};
 use crate::client::Request;
 use crate::{ClientError, TopicPartition};
 
-/// A broker that is asked for the whole cluster asks all others: one that hangs must not make the first
-/// answer come too late.
-const WHOLE_CLUSTER: Duration = Duration::from_secs(4);
+/// A broker passes a change on to the one that leads the metadata, which may hang: that takes longer than
+/// an answer of its own.
+const PASSED_ON: Duration = Duration::from_secs(4);
 
 impl Admin {
     /// Brokers with versions, leaders, disks and lag.
@@ -22,9 +23,9 @@ impl Admin {
     /// # Errors
     /// No broker answered.
     pub async fn cluster_status(&self) -> Result<v1::ClusterStatusResponse, ClientError> {
-        let request = self.of_cluster("show the status of", "the cluster");
+        let request = self.client.request("show the status of", "the cluster");
         self.client
-            .ask_cluster(request, |mut cluster| async move {
+            .read_cluster(request, |mut cluster| async move {
                 cluster.cluster_status(v1::ClusterStatusRequest {}).await
             })
             .await
@@ -39,10 +40,10 @@ impl Admin {
         topics: Vec<String>,
         unhealthy_only: bool,
     ) -> Result<Vec<v1::PartitionStatus>, ClientError> {
-        let request = self.of_cluster("list", "partitions");
+        let request = self.client.request("list", "partitions");
         let response = self
             .client
-            .ask_cluster(request, |mut cluster| {
+            .read_cluster(request, |mut cluster| {
                 let request = v1::ListPartitionsRequest { topics: topics.clone(), unhealthy_only };
                 async move { cluster.list_partitions(request).await }
             })
@@ -155,7 +156,7 @@ impl Admin {
     pub async fn drain_node(&self, broker_id: i32, undo: bool) -> Result<v1::NodeResult, ClientError> {
         let target = format!("broker {broker_id}");
         let request = self.of_cluster(if undo { "end the drain of" } else { "drain" }, &target);
-        self.node_change(request, || async {
+        self.node_change(request, |request| async move {
             self.client
                 .ask_cluster(request, |mut cluster| async move {
                     cluster.drain_node(v1::DrainNodeRequest { broker_id, undo }).await
@@ -178,7 +179,7 @@ impl Admin {
         let target = format!("broker {broker_id}");
         let request = self.of_cluster("replace", &target);
         let message = v1::ReplaceNodeRequest { broker_id, with_broker_id, validate_only };
-        self.node_change(request, || async {
+        self.node_change(request, |request| async move {
             self.client
                 .ask_cluster(request, |mut cluster| async move { cluster.replace_node(message).await })
                 .await
@@ -198,7 +199,7 @@ impl Admin {
         let target = format!("broker {broker_id}");
         let request = self.of_cluster("remove", &target);
         let message = v1::RemoveNodeRequest { broker_id, validate_only };
-        self.node_change(request, || async {
+        self.node_change(request, |request| async move {
             self.client
                 .ask_cluster(request, |mut cluster| async move { cluster.remove_node(message).await })
                 .await
@@ -219,24 +220,26 @@ impl Admin {
         accept_loss: bool,
     ) -> Result<v1::RecoverPartitionResponse, ClientError> {
         let target = format!("partition {}/{}", partition.topic, partition.partition);
-        let request = Request { changes: accept_loss, ..self.of_cluster("recover", &target) };
         let message = v1::RecoverPartitionRequest {
             topic: partition.topic.to_string(),
             partition: partition.partition,
             accept_loss,
             survivor,
         };
-        self.client
-            .until_led(request.timeout, || async {
-                let response = self
-                    .client
-                    .ask_cluster(request, |mut cluster| {
-                        let message = message.clone();
-                        async move { cluster.recover_partition(message).await }
-                    })
-                    .await?;
+        let call = |mut cluster: ClusterClient<_>| {
+            let message = message.clone();
+            async move { cluster.recover_partition(message).await }
+        };
+        let (client, call) = (&self.client, &call);
+        let request = Request { changes: accept_loss, ..client.request("recover", &target) };
+        client
+            .until_led(request, |request| async move {
+                let response = match accept_loss {
+                    true => client.ask_cluster(request, call).await?,
+                    false => client.read_cluster(request, call).await?,
+                };
                 match &response.error {
-                    Some(error) => Err(ClientError::refused(request.operation, target.as_str(), error)),
+                    Some(error) => Err(ClientError::refused(request.operation, request.target, error)),
                     None => Ok(response),
                 }
             })
@@ -244,20 +247,22 @@ impl Admin {
     }
 
     fn of_cluster<'a>(&self, operation: &'static str, target: &'a str) -> Request<'a> {
-        Request { patience: WHOLE_CLUSTER, ..self.client.request(operation, target) }
+        let request = self.client.request(operation, target);
+        Request { patience: PASSED_ON.min(request.timeout / 3), ..request }
     }
 
-    async fn node_change<F>(
+    async fn node_change<'a, F>(
         &self,
-        request: Request<'_>,
-        ask: impl Fn() -> F,
+        request: Request<'a>,
+        ask: impl Fn(Request<'a>) -> F,
     ) -> Result<v1::NodeResult, ClientError>
     where
         F: Future<Output = Result<v1::NodeResult, ClientError>>,
     {
+        let ask = &ask;
         self.client
-            .until_led(request.timeout, || async {
-                let result = ask().await?;
+            .until_led(request, |request| async move {
+                let result = ask(request).await?;
                 match &result.error {
                     Some(error) => Err(ClientError::refused(request.operation, request.target, error)),
                     None => Ok(result),

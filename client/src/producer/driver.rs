@@ -243,8 +243,9 @@ impl Driver {
             return;
         }
         let (client, events) = (self.client.clone(), self.events_in.clone());
+        let within = self.shared.config.delivery_timeout;
         tokio::spawn(async move {
-            let result = init_producer_id(&client).await;
+            let result = init_producer_id(&client, within).await;
             let _ = events.send(Event::Identity { queue: id, result });
         });
     }

@@ -1,15 +1,18 @@
 //! Producer ids: what a broker knows a producer by.
 
+use std::time::Duration;
+
 use headwater_proto::v1;
 
 use super::sealed::Identity;
 use crate::client::Request;
 use crate::{Client, ClientError};
 
-/// A producer id of this client's own, from any broker.
-pub async fn init_producer_id(client: &Client) -> Result<Identity, ClientError> {
+/// A producer id of this client's own, from any broker, within the request time-out and `within`.
+pub async fn init_producer_id(client: &Client, within: Duration) -> Result<Identity, ClientError> {
     let request = client.request("get", "a producer id");
-    client.until_led(request.timeout, || ask(client, request)).await
+    let request = Request { timeout: request.timeout.min(within), ..request };
+    client.until_led(request, |request| ask(client, request)).await
 }
 
 /// Asking twice is harmless: an id that nobody uses costs nothing.

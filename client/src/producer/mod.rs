@@ -45,7 +45,10 @@ struct Inner {
 impl Producer {
     pub(crate) async fn start(client: Client, config: ProducerConfig) -> Result<Self, ClientError> {
         config.check()?;
-        let identity = if config.idempotent { Some(init_producer_id(&client).await?) } else { None };
+        let identity = match config.idempotent {
+            true => Some(init_producer_id(&client, config.delivery_timeout).await?),
+            false => None,
+        };
         let shared = Arc::new(Accumulator::new(config));
         let (events, receiver) = mpsc::unbounded_channel();
         let driver = Driver::new(client.clone(), Arc::clone(&shared), identity, events.clone());

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 mod admin;
+mod cluster;
 mod data;
 mod log;
 pub mod script;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use headwater_client::{BoxedConnection, Client, ClientConfig, ErrorCode};
 use headwater_proto::v1;
 use headwater_proto::v1::admin_server::AdminServer;
+use headwater_proto::v1::cluster_server::ClusterServer;
 use headwater_proto::v1::data_server::DataServer;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -98,6 +100,8 @@ pub struct State {
     pub leader_known: bool,
     /// Create a topic, then cut the connection before the answer.
     pub lose_admin_answer: bool,
+    /// How long a broker takes to tell how the cluster is.
+    pub status_takes: Duration,
 }
 
 impl State {
@@ -226,6 +230,7 @@ impl Fake {
                 consume_offsets: Vec::new(),
                 leader_known: true,
                 lose_admin_answer: false,
+                status_takes: Duration::ZERO,
             })),
             appended: Arc::new(Notify::new()),
             incoming: Arc::new(incoming),
@@ -292,6 +297,7 @@ impl Fake {
             .initial_connection_window_size(32 << 20)
             .max_frame_size(1 << 20)
             .add_service(DataServer::new(node.clone()).max_decoding_message_size(64 << 20))
+            .add_service(ClusterServer::new(node.clone()))
             .add_service(AdminServer::new(node))
     }
 
