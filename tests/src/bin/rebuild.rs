@@ -64,7 +64,7 @@ fn main() -> Result<()> {
         std::os::unix::fs::symlink(disk.path().canonicalize()?, &lost)?;
     }
     // What producers notice of its leaders' end is another question.
-    while leaderless(&cluster) != Some(0) {
+    while !is_failed_over(&cluster) {
         std::thread::sleep(LOOK_AGAIN);
     }
     let begun = Instant::now();
@@ -117,9 +117,12 @@ fn latencies(report: &Value) -> String {
     )
 }
 
-/// Partitions without a leader; `None` while nobody knows.
-fn leaderless(cluster: &LocalCluster) -> Option<u64> {
-    cluster.streamctl(&["cluster", "status"]).ok()?["leaderless"].as_u64()
+/// The loss was noticed, and every partition has a leader among the others.
+fn is_failed_over(cluster: &LocalCluster) -> bool {
+    let Ok(status) = cluster.streamctl(&["cluster", "status"]) else { return false };
+    let brokers = status["brokers"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_gone = |broker: &Value| broker["live"] == false && broker["leaders"].as_u64() == Some(0);
+    brokers.iter().any(is_gone) && status["leaderless"].as_u64() == Some(0)
 }
 
 /// Every broker is there and no replica lacks anything.
