@@ -495,6 +495,27 @@ fn refused(request: Request<'_>, status: &Status) -> ClientError {
         Code::ResourceExhausted => ErrorCode::ThrottlingQuotaExceeded,
         _ => ErrorCode::UnknownServerError,
     };
-    let message = status.message().to_owned();
+    let (code, message) = named_code(status.message()).unwrap_or((code, status.message()));
+    let message = message.to_owned();
     ClientError::Refused { operation, target, code, message, retriable: code.is_retriable() }
+}
+
+/// A broker that refuses a call as a whole puts the name of the code in front of the message.
+fn named_code(message: &str) -> Option<(ErrorCode, &str)> {
+    let (name, message) = message.split_once(": ")?;
+    let code = ErrorCode::ALL.iter().find(|code| code.name() == name)?;
+    Some((*code, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_that_a_refusal_names_is_not_said_twice() {
+        let said = "UNKNOWN_TOPIC_OR_PARTITION: there is no topic 'x'";
+        assert_eq!(named_code(said), Some((ErrorCode::UnknownTopicOrPartition, "there is no topic 'x'")));
+        assert_eq!(named_code("it failed: no reason"), None);
+        assert_eq!(named_code(""), None);
+    }
 }
