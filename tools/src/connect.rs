@@ -15,6 +15,14 @@ pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
     Client::connect(config(settings)).await.map_err(|e| with_source(e, settings))
 }
 
+/// As [`connect`], for a command that has less patience than `--timeout` says.
+pub async fn connect_within(settings: &Settings, patience: Duration) -> Result<Client, Failure> {
+    let config = config(settings);
+    let request_timeout = config.request_timeout.min(patience);
+    let config = ClientConfig { request_timeout, ..config };
+    Client::connect(config).await.map_err(|e| with_source(e, settings))
+}
+
 /// What [`connect`] connects with.
 #[must_use]
 pub fn config(settings: &Settings) -> ClientConfig {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use headwater_client::{Producer, ProducerRecord};
+use headwater_client::{ClientError, Producer, ProducerRecord};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -20,7 +20,7 @@ pub use args::{AcksArg, Codec, ProduceArgs};
 use ledger::{Ledger, Sent};
 use report::report;
 
-use crate::connect::connect;
+use crate::connect::connect_within;
 use crate::exit::{Exit, Failure};
 use crate::input::{Chunk, FeedOptions, InputError, InputRecord, feed};
 use crate::output::Output;
@@ -51,9 +51,9 @@ pub async fn run(args: ProduceArgs, settings: &Settings, output: Output) -> Resu
     for path in args.files.iter().filter(|path| path.as_os_str() != "-") {
         std::fs::metadata(path).map_err(|e| Failure::file("read", path.display(), &e))?;
     }
-    let client = connect(settings).await?;
-    let producer = client.producer(config).await?;
-    let partitions = producer.partitions(&args.topic).await?;
+    let client = connect_within(settings, args.delivery_timeout).await?;
+    let producer = client.producer(config).await.map_err(|e| nothing_sent(&args, e))?;
+    let partitions = producer.partitions(&args.topic).await.map_err(|e| nothing_sent(&args, e))?;
     if let Some(partition) = args.partition.filter(|p| *p >= partitions) {
         return Err(Failure::new(
             Exit::NotFound,
@@ -75,6 +75,19 @@ pub async fn run(args: ProduceArgs, settings: &Settings, output: Output) -> Resu
     settle(&producer, &mut ledger, &shown).await;
     progress.finish();
     report(&args.topic, &ledger, &producer.stats(), started.elapsed(), end, output)
+}
+
+/// The cluster could not be asked for what a producer needs before it may send anything.
+fn nothing_sent(args: &ProduceArgs, error: ClientError) -> Failure {
+    let failure = Failure::from(error);
+    if failure.exit != Exit::Unreachable {
+        return failure;
+    }
+    let topic = &args.topic;
+    let place = args.partition.map_or_else(|| topic.clone(), |partition| format!("{topic}/{partition}"));
+    failure.at(format!("not acknowledged: no record was sent to {place}, so none is stored")).hint(
+        "`streamctl partition list --unhealthy` shows what is missing; --delivery-timeout 5m waits longer",
+    )
 }
 
 /// What the progress bar needs.
