@@ -125,6 +125,26 @@ mod tests {
     }
 
     #[test]
+    fn every_argument_says_what_it_is() {
+        each_command(&Cli::command(), "streamctl", &mut |path, command| {
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{path}: {} is not described", arg.get_id());
+            }
+        });
+    }
+
+    /// Lines that were broken by hand are broken again where the terminal is narrower.
+    #[test]
+    fn prose_is_wrapped_by_the_terminal_only() {
+        each_command(&Cli::command(), "streamctl", &mut |path, command| {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter(|line| line.len() > 60 && !line.starts_with(' ')) {
+                assert!(line.ends_with(['.', ':', ')']), "{path}: {line}");
+            }
+        });
+    }
+
+    #[test]
     fn global_flags_stand_before_and_behind_the_command() {
         for line in [
             "streamctl -o json --brokers a:1,b:2 topic list",
@@ -165,6 +185,8 @@ mod tests {
             "streamctl node replace 2 --with 4",
             "streamctl node remove 2",
             "streamctl partition recover orders/3 --accept-loss",
+            "streamctl partition recover orders/3 orders/4 --accept-loss --yes",
+            "streamctl partition list orders/3 payments",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
@@ -184,6 +206,10 @@ mod tests {
             "streamctl partition move orders --to 1",
             "streamctl partition move orders/3 --to 1 --cancel",
             "streamctl node replace 2",
+            "streamctl node drain abc",
+            "streamctl partition move orders/3 --to 1,x",
+            "streamctl partition list orders/x",
+            "streamctl partition recover",
             "streamctl",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -178,7 +178,9 @@ fn hint_for(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::InvalidTopic => {
             "a name has 1 to 249 characters of a-z A-Z 0-9 . _ - and is neither . nor .."
         }
-        ErrorCode::InvalidConfig => "`streamctl topic configs TOPIC` lists the configs and their values",
+        ErrorCode::InvalidConfig => {
+            "`streamctl topic configs TOPIC` lists the configs of a topic that exists, and what they mean"
+        }
         ErrorCode::OffsetOutOfRange => "`streamctl topic describe TOPIC` shows the offsets that there are",
         ErrorCode::MessageTooLarge => "raise max.message.bytes of the topic, or send smaller records",
         ErrorCode::KafkaStorageError => {

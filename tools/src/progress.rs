@@ -79,6 +79,10 @@ impl Spinner {
         Self(Some(spinner))
     }
 
+    pub const fn is_drawn(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub fn show(&self, left: &str) {
         if let Some(spinner) = &self.0 {
             spinner.set_message(left.to_owned());

@@ -8,7 +8,7 @@ mod ports;
 use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headwater_broker::config::{Config, NodeList};
 use headwater_broker::env::{OsEntropy, SystemClock, TcpNetwork};
@@ -22,6 +22,8 @@ use ports::free_address;
 struct Cluster {
     dir: tempfile::TempDir,
     brokers: Vec<Broker>,
+    /// Of the second one; any of them would do.
+    address: SocketAddr,
 }
 
 impl Cluster {
@@ -53,14 +55,14 @@ impl Cluster {
         for broker in starting {
             brokers.push(broker.await.unwrap().unwrap());
         }
-        Self { dir, brokers }
+        let address = brokers[1].addresses().grpc;
+        Self { dir, brokers, address }
     }
 
     async fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_streamctl"));
         command.args(args).env_clear().env("HOME", self.dir.path()).stdin(Stdio::null());
-        // Any of them will do.
-        command.env("HEADWATER_BROKERS", self.brokers[1].addresses().grpc.to_string());
+        command.env("HEADWATER_BROKERS", self.address.to_string());
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
@@ -100,7 +102,7 @@ fn ids(value: &Value, field: &str) -> Vec<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_is_shown_changed_and_drained() {
-    let c = Cluster::start().await;
+    let mut c = Cluster::start().await;
     let calm = |status: &Value| {
         let brokers = status["brokers"].as_array().unwrap();
         brokers.len() == 3 && brokers.iter().all(|b| b["live"] == true) && status["controller_id"] != -1
@@ -126,6 +128,15 @@ async fn a_cluster_is_shown_changed_and_drained() {
     );
     let list = c.json(&["partition", "list", "single"]).await;
     assert_eq!(list[0]["replicas"].as_array().unwrap().len(), 3);
+    let altered = c.json(&["topic", "alter", "single", "--replicas", "3"]).await;
+    assert_eq!(altered["status"], "unchanged");
+    let list = c.json(&["partition", "list", "single", "orders/3"]).await;
+    assert_eq!(ids(&list, "partition"), [3, 0]);
+    assert_eq!(c.fails(&["partition", "list", "orders/77"]).await.0, 3);
+    let (code, said) = c.fails(&["partition", "list", "nosuch"]).await;
+    assert!(code == 3 && said.starts_with("list partitions: there is no topic 'nosuch'"), "{said}");
+    let (code, said) = c.fails(&["topic", "alter", "nosuch", "--replicas", "3"]).await;
+    assert!(code == 3 && said.starts_with("alter topic nosuch: there is no topic"), "{said}");
     let moved = c.json(&["partition", "move", "orders/0", "--to", "2"]).await;
     assert_eq!(
         (moved[0]["status"].as_str(), moved[0]["after"].to_string()),
@@ -137,7 +148,13 @@ async fn a_cluster_is_shown_changed_and_drained() {
     // Asked for again, it is there already.
     c.ok(&["partition", "move", "orders/0", "--to", "3,1,2"]).await;
     let (code, said) = c.fails(&["partition", "move", "orders/0", "--to", "1,9"]).await;
-    assert!(code == 1 && said.contains("orders/0") && said.contains('9'), "{said}");
+    assert!(code == 3 && said.contains("broker 9"), "{said}");
+    assert_eq!(c.fails(&["leader", "transfer", "orders/0", "--to", "9"]).await.0, 3);
+    assert_eq!(c.fails(&["partition", "recover", "orders/0", "--survivor", "9"]).await.0, 3);
+    let (code, said) = c.fails(&["partition", "move", "orders/0", "--to", "1,1,3"]).await;
+    assert!(code == 2 && said.contains("broker 1 is named twice"), "{said}");
+    let (code, said) = c.fails(&["partition", "move", "orders/0", "--cancel"]).await;
+    assert!(code == 4 && said.contains("no move of orders/0 is under way"), "{said}");
     assert_eq!(c.fails(&["partition", "move", "orders/77", "--to", "1"]).await.0, 3);
 
     // Leaders.
@@ -153,11 +170,34 @@ async fn a_cluster_is_shown_changed_and_drained() {
     assert_eq!((two["state"].as_str(), two["leaders"].as_i64()), (Some("draining"), Some(0)));
     c.ok(&["node", "drain", "2", "--undo"]).await;
     assert_eq!(c.fails(&["node", "drain", "9"]).await.0, 3);
+    c.ok(&["topic", "create", "lone", "--partitions", "1", "--replicas", "1"]).await;
+    let led = |list: &Value| list[0]["leader"].is_i64();
+    let lone = c.eventually(&["partition", "list", "lone"], led).await;
+    let holder = lone[0]["leader"].to_string();
+    let (code, said) = c.fails(&["node", "drain", &holder]).await;
+    assert!(code == 4 && said.contains("only replica of lone/0"), "{said}");
+    c.ok(&["node", "drain", &holder, "--undo"]).await;
     assert_eq!(c.fails(&["node", "remove", "2"]).await.0, 2, "not confirmed");
     let (code, _) = c.fails(&["node", "remove", "2", "--yes"]).await;
     assert_eq!(code, 1, "three replicas do not fit on two brokers");
     // Nothing is lost that could be given up.
-    assert_ne!(c.fails(&["partition", "recover", "orders/2", "--accept-loss", "--yes"]).await.0, 0);
+    let recover = ["partition", "recover", "orders/2", "orders/3", "--accept-loss", "--yes"];
+    let (code, said) = c.fails(&recover).await;
+    assert!(code != 0 && said.contains("orders/2") && said.contains("orders/3"), "{said}");
+
+    // Only the broker that is named is left.
+    for gone in [2, 0] {
+        c.brokers.remove(gone).shutdown().await;
+    }
+    let status = c.json(&["cluster", "status", "--timeout", "4s"]).await;
+    assert_eq!(status["brokers"].as_array().unwrap().len(), 3);
+    let input = c.dir.path().join("input");
+    std::fs::write(&input, "one\n").unwrap();
+    let started = Instant::now();
+    let produce = ["produce", "orders", input.to_str().unwrap(), "-p", "1", "--delivery-timeout", "2s"];
+    let (code, said) = c.fails(&produce).await;
+    assert!(code == 6 && said.starts_with("not acknowledged") && said.contains("orders/1"), "{said}");
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}: {said}", started.elapsed());
 
     for broker in c.brokers {
         broker.shutdown().await;

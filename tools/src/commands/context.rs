@@ -14,22 +14,34 @@ pub enum ContextCommand {
     List,
     /// Use a context from now on.
     #[command(after_help = "Examples:\n  streamctl context use prod")]
-    Use { name: String },
+    Use {
+        /// The context's name.
+        name: String,
+    },
     /// Make or change a context from --brokers, --timeout and --output.
     #[command(after_help = "\
 Examples:
   streamctl context set prod --brokers b1:9093,b2:9093
   streamctl context set prod --timeout 30s -o json")]
-    Set { name: String },
+    Set {
+        /// The context's name.
+        name: String,
+    },
     /// Remove a context.
     #[command(visible_alias = "rm", after_help = "Examples:\n  streamctl context delete prod")]
-    Delete { name: String },
+    Delete {
+        /// The context's name.
+        name: String,
+    },
     /// Show one context; the one in use when none is named.
     #[command(after_help = "Examples:\n  streamctl context show prod -o yaml")]
-    Show { name: Option<String> },
+    Show {
+        /// The context's name.
+        name: Option<String>,
+    },
     /// Show every setting in force and where it comes from.
     #[command(after_help = "\
-Precedence: a flag, then the environment (HEADWATER_BROKERS, STREAMCTL_CONTEXT), then the context,
+Precedence: a flag, then the environment (HEADWATER_BROKERS, STREAMCTL_CONTEXT), then the context, \
 then the default. --context is a flag: what that context sets comes before the environment.
 
 Examples:

@@ -1,6 +1,7 @@
 //! One module per command.
 
 pub mod bench;
+pub mod brokers;
 pub mod cluster;
 pub mod completion;
 pub mod confirm;

@@ -25,7 +25,7 @@ const STRAGGLERS: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Batches are due at fixed times (open loop); a latency counts from the time at which its batch was due to
+Batches are due at fixed times (open loop); a latency counts from the time at which its batch was due to \
 its arrival at a consumer in the same process. Every record must arrive.
 
 Examples:

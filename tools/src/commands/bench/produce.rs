@@ -20,8 +20,8 @@ use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without --rate-mb each producer sends as fast as its batches are acknowledged, and a latency counts from
-a batch's first record. With it, batches are due at fixed times, and a latency counts from the time
+Without --rate-mb each producer sends as fast as its batches are acknowledged, and a latency counts from \
+a batch's first record. With it, batches are due at fixed times, and a latency counts from the time \
 at which its batch was due, whether or not it could be sent then.
 MB are 10^6 bytes of record values.
 

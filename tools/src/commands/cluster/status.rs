@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::connect::connect;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, Output, Page, bytes, counted, grouped};
-use crate::position::parse_duration;
+use crate::position::{now_ms, parse_duration, rfc3339};
 use crate::settings::Settings;
 
 /// Clears the terminal, its cursor at the top.
@@ -38,6 +38,9 @@ pub async fn run(args: StatusArgs, settings: &Settings, output: Output) -> Resul
     loop {
         if on_terminal {
             write!(io::stdout(), "{CLEAR}").map_err(|e| Failure::stdout(&e))?;
+        }
+        if !on_terminal && output.format == Format::Table && !output.quiet {
+            writeln!(io::stdout(), "{}", rfc3339(now_ms())).map_err(|e| Failure::stdout(&e))?;
         }
         match show(&admin, output).await {
             // All brokers gone for a moment is what one may be watching for.

@@ -40,6 +40,7 @@ Examples:
   streamctl consume flights --from end-10 -o jsonl
   streamctl consume flights --template '{{key}}\\t{{value}}' --max 100"))]
 pub struct ConsumeArgs {
+    /// The topic to read.
     topic: String,
     /// The first record: a place, see below [default: start; with --follow end].
     #[arg(long, value_name = "PLACE", value_parser = parse)]

@@ -33,6 +33,7 @@ Examples:
   streamctl dump ./headwater-data -o jsonl | jq 'select(.damage != [])'
   streamctl dump ./headwater-data/groups/*-0/00000000000000000000.1.log --records | less")]
 pub struct DumpArgs {
+    /// A data directory, or a file in one.
     path: PathBuf,
     /// Print every batch and every fact of the journal; those of a single file are always printed.
     #[arg(long)]

@@ -1,22 +1,27 @@
 //! `streamctl node drain`.
 
+use headwater_client::Admin;
+use headwater_proto::v1;
+
 use super::{must_find, report};
-use crate::commands::follow::{Seen, until_done};
+use crate::commands::brokers::parse_broker;
+use crate::commands::follow::{Seen, assigned, names, until_done};
 use crate::connect::connect;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::output::{Output, counted};
 use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-For a rolling restart: drain, restart the broker, --undo, and on to the next one when `streamctl cluster status`
+For a rolling restart: drain, restart the broker, --undo, and on to the next one when `streamctl cluster status` \
 says that all is well. Replicas stay where they are.
 
 Examples:
   streamctl node drain 2
   streamctl node drain 2 --undo")]
 pub struct DrainArgs {
-    #[arg(value_name = "ID")]
+    /// The broker that is to lead nothing.
+    #[arg(value_name = "ID", value_parser = parse_broker)]
     broker: i32,
     /// Let the broker lead and take replicas again.
     #[arg(long)]
@@ -37,12 +42,68 @@ pub async fn run(args: DrainArgs, settings: &Settings, output: Output) -> Result
     if args.no_wait {
         return report(output, id, "draining", &result, &result.message);
     }
-    until_done(output, || async {
-        Ok(match must_find(&admin, id).await?.leaders {
-            0 => Seen::Done,
-            left => Seen::Left(format!("broker {id} leads {} more", counted(u64::from(left), "partition"))),
-        })
-    })
-    .await?;
+    until_done(output, || leads_nothing(&admin, id)).await?;
     report(output, id, "drained", &result, &format!("broker {id} leads nothing: it can be stopped"))
+}
+
+/// Whether the broker leads nothing any more, and what it still leads otherwise.
+async fn leads_nothing(admin: &Admin, id: i32) -> Result<Seen, Failure> {
+    let count = must_find(admin, id).await?.leaders;
+    if count == 0 {
+        return Ok(Seen::Done);
+    }
+    let mut led = admin.list_partitions(Vec::new(), false).await?;
+    led.retain(|one| one.leader_id == id);
+    let alone: Vec<_> = led.iter().filter(|one| is_alone(one, id)).cloned().collect();
+    if !alone.is_empty() && alone.len() == led.len() && led.len() == count as usize {
+        return Err(nowhere_else(id, &alone));
+    }
+    let mut left = format!("broker {id} still leads {}", counted(u64::from(count), "partition"));
+    if !led.is_empty() {
+        left += &format!(": {}", names(&led));
+    }
+    if !alone.is_empty() {
+        left += &format!("; nobody else has a replica of {}", names(&alone));
+    }
+    Ok(Seen::Left { what: left, detail: String::new() })
+}
+
+/// Whether no other broker has a replica of the partition, or is about to.
+fn is_alone(partition: &v1::PartitionStatus, id: i32) -> bool {
+    assigned(partition) == [id] && partition.replicas.iter().all(|replica| replica.broker_id == id)
+}
+
+fn nowhere_else(id: i32, alone: &[v1::PartitionStatus]) -> Failure {
+    let message = format!(
+        "broker {id} drains, but it has the only replica of {}: nobody else can lead {}",
+        names(alone),
+        if alone.len() == 1 { "it" } else { "them" }
+    );
+    let topic = alone.first().map_or("TOPIC", |one| one.topic.as_str());
+    Failure::new(Exit::Conflict, message).hint(format!(
+        "make replicas elsewhere with `streamctl topic alter {topic} --replicas 3` and drain again, \
+         or end the drain with `streamctl node drain {id} --undo`"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(brokers: &[i32]) -> v1::PartitionStatus {
+        let replica = |id: &i32| v1::ReplicaStatus { broker_id: *id, ..Default::default() };
+        let replicas = brokers.iter().map(replica).collect();
+        v1::PartitionStatus { topic: "orders".into(), partition: 3, replicas, ..Default::default() }
+    }
+
+    #[test]
+    fn a_partition_that_nobody_else_can_lead_is_named_with_the_way_out() {
+        assert!(is_alone(&partition(&[2]), 2));
+        assert!(!is_alone(&partition(&[2, 1]), 2));
+        assert!(!is_alone(&partition(&[1]), 2));
+        let failure = nowhere_else(2, &[partition(&[2])]);
+        assert_eq!(failure.exit, Exit::Conflict);
+        assert!(failure.message.contains("orders/3"), "{}", failure.message);
+        assert!(failure.hint.is_some_and(|hint| hint.contains("topic alter orders --replicas")));
+    }
 }

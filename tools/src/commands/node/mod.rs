@@ -4,13 +4,16 @@ mod drain;
 mod remove;
 mod replace;
 
+use std::cell::RefCell;
+
 use headwater_client::Admin;
 use headwater_proto::v1;
 use serde_json::json;
 
-use crate::commands::follow::Seen;
-use crate::exit::{Exit, Failure};
-use crate::output::{Output, counted, grouped};
+use crate::commands::brokers::no_broker;
+use crate::commands::follow::{Seen, names};
+use crate::exit::Failure;
+use crate::output::{Output, counted};
 use crate::settings::Settings;
 
 #[derive(Debug, clap::Subcommand)]
@@ -38,25 +41,43 @@ async fn find(admin: &Admin, id: i32) -> Result<Option<v1::BrokerStatus>, Failur
 }
 
 async fn must_find(admin: &Admin, id: i32) -> Result<v1::BrokerStatus, Failure> {
-    find(admin, id).await?.ok_or_else(|| {
-        Failure::new(Exit::NotFound, format!("the cluster has no broker {id}"))
-            .hint("`streamctl cluster status` shows those that it has")
-    })
+    find(admin, id).await?.ok_or_else(|| no_broker(id))
+}
+
+/// The names of what a broker held when it was last looked at, with their number: they are asked for only when
+/// that has changed.
+#[derive(Debug, Default)]
+struct Held(RefCell<Option<(u32, String)>>);
+
+impl Held {
+    async fn names(&self, admin: &Admin, broker: &v1::BrokerStatus, id: i32) -> Result<String, Failure> {
+        let known = self.0.borrow().clone().filter(|(replicas, _)| *replicas == broker.replicas);
+        if let Some((_, names)) = known {
+            return Ok(names);
+        }
+        let mut held = admin.list_partitions(Vec::new(), false).await?;
+        held.retain(|one| one.replicas.iter().any(|replica| replica.broker_id == id));
+        let names = names(&held);
+        *self.0.borrow_mut() = Some((broker.replicas, names.clone()));
+        Ok(names)
+    }
 }
 
 /// Whether the cluster has let go of a broker, and what it still holds otherwise.
-async fn is_gone(admin: &Admin, id: i32) -> Result<Seen, Failure> {
-    Ok(match find(admin, id).await? {
-        None => Seen::Done,
-        Some(broker) => {
-            let held = counted(u64::from(broker.replicas), "replica");
-            let lag = match broker.live {
-                true => String::new(),
-                false => ", silent".to_owned(),
-            };
-            Seen::Left(format!("broker {id} holds {held} and leads {}{lag}", grouped(broker.leaders)))
+async fn is_gone(admin: &Admin, id: i32, held: &Held) -> Result<Seen, Failure> {
+    let Some(broker) = find(admin, id).await? else { return Ok(Seen::Done) };
+    let silent = if broker.live { "" } else { ", which is silent" };
+    let mut what = match broker.replicas {
+        0 => format!("broker {id} holds nothing any more and is about to be forgotten"),
+        count => format!("{} still to leave broker {id}{silent}", counted(u64::from(count), "partition")),
+    };
+    if broker.replicas > 0 {
+        let names = held.names(admin, &broker, id).await?;
+        if !names.is_empty() {
+            what += &format!(": {names}");
         }
-    })
+    }
+    Ok(Seen::Left { what, detail: String::new() })
 }
 
 fn report(output: Output, id: i32, status: &str, result: &v1::NodeResult, end: &str) -> Result<(), Failure> {

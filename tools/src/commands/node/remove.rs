@@ -1,6 +1,7 @@
 //! `streamctl node remove`.
 
-use super::{is_gone, must_find, report};
+use super::{Held, is_gone, must_find, report};
+use crate::commands::brokers::parse_broker;
 use crate::commands::confirm::confirm;
 use crate::commands::follow::until_done;
 use crate::connect::connect;
@@ -10,7 +11,7 @@ use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The broker may be gone already: its replicas are then made anew from the others. It is refused where too few
+The broker may be gone already: its replicas are then made anew from the others. It is refused where too few \
 brokers would be left for the replicas that topics have.
 
 Examples:
@@ -18,7 +19,8 @@ Examples:
   streamctl node remove 4 --dry-run
   streamctl node remove 4 --yes --no-wait")]
 pub struct RemoveArgs {
-    #[arg(value_name = "ID")]
+    /// The broker that goes.
+    #[arg(value_name = "ID", value_parser = parse_broker)]
     broker: i32,
     /// Do not wait until it is gone: it goes on by itself.
     #[arg(long)]
@@ -46,6 +48,7 @@ pub async fn run(args: RemoveArgs, settings: &Settings, output: Output) -> Resul
     if args.no_wait {
         return report(output, id, "leaving", &result, &result.message);
     }
-    until_done(output, || is_gone(&admin, id)).await?;
+    let held = Held::default();
+    until_done(output, || is_gone(&admin, id, &held)).await?;
     report(output, id, "removed", &result, &format!("broker {id} is removed: it can be stopped for good"))
 }

@@ -1,6 +1,7 @@
 //! `streamctl node replace`.
 
-use super::{is_gone, must_find, report};
+use super::{Held, is_gone, must_find, report};
+use crate::commands::brokers::parse_broker;
 use crate::commands::confirm::confirm;
 use crate::commands::follow::until_done;
 use crate::connect::connect;
@@ -10,7 +11,7 @@ use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Start the new broker with --join first. The old one may be gone already. A broker that lost its disk and comes
+Start the new broker with --join first. The old one may be gone already. A broker that lost its disk and comes \
 back empty under its own id needs no replacement: its replicas are made anew by themselves.
 
 Examples:
@@ -18,10 +19,11 @@ Examples:
   streamctl node replace 2 --with 4 --dry-run
   streamctl node replace 2 --with 4 --yes --no-wait")]
 pub struct ReplaceArgs {
-    #[arg(value_name = "ID")]
+    /// The broker that goes.
+    #[arg(value_name = "ID", value_parser = parse_broker)]
     broker: i32,
     /// The broker that takes its replicas.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parse_broker)]
     with: i32,
     /// Do not wait until it is done: it goes on by itself.
     #[arg(long)]
@@ -56,6 +58,7 @@ pub async fn run(args: ReplaceArgs, settings: &Settings, output: Output) -> Resu
     if args.no_wait {
         return report(output, id, "leaving", &result, &result.message);
     }
-    until_done(output, || is_gone(&admin, id)).await?;
+    let held = Held::default();
+    until_done(output, || is_gone(&admin, id, &held)).await?;
     report(output, id, "replaced", &result, &format!("broker {with} has taken the place of broker {id}"))
 }

@@ -1,8 +1,11 @@
 //! `streamctl partition list`.
 
+use headwater_client::{Admin, TopicPartition};
 use headwater_proto::v1;
 use serde_json::{Value, json};
 
+use super::parse_partition;
+use crate::commands::follow::no_partition;
 use crate::connect::connect;
 use crate::exit::Failure;
 use crate::output::{Output, grouped};
@@ -10,26 +13,74 @@ use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The preferred leader stands first among the replicas; +N joins, -N leaves. LAG is the number of log entries
+The preferred leader stands first among the replicas; +N joins, -N leaves. LAG is the number of log entries \
 (batches) that the replica farthest behind lacks.
 
 Examples:
   streamctl partition list
   streamctl partition list orders
+  streamctl partition list orders/3 payments
   streamctl partition list --unhealthy -o jsonl | jq -c '[.topic, .partition, .remarks]'")]
 pub struct ListArgs {
-    /// Of these topics only.
-    #[arg(value_name = "TOPIC")]
-    topics: Vec<String>,
+    /// These topics and partitions only; all when none is named.
+    #[arg(value_name = "TOPIC[/N]", value_parser = parse_chosen)]
+    chosen: Vec<Chosen>,
     /// Only those that lack a leader, or a replica that is live, whole and caught up, or that move.
     #[arg(long)]
     unhealthy: bool,
 }
 
+/// What is to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Chosen {
+    Topic(String),
+    Partition(TopicPartition),
+}
+
+/// A slash is in no topic's name.
+fn parse_chosen(text: &str) -> Result<Chosen, String> {
+    match text.contains('/') {
+        true => parse_partition(text).map(Chosen::Partition),
+        false => Ok(Chosen::Topic(text.to_owned())),
+    }
+}
+
+impl Chosen {
+    fn topic(&self) -> &str {
+        match self {
+            Self::Topic(topic) => topic,
+            Self::Partition(partition) => &partition.topic,
+        }
+    }
+
+    fn has(&self, one: &v1::PartitionStatus) -> bool {
+        let same_number = match self {
+            Self::Topic(_) => true,
+            Self::Partition(partition) => partition.partition == one.partition,
+        };
+        self.topic() == one.topic && same_number
+    }
+}
+
+async fn look(admin: &Admin, args: &ListArgs) -> Result<Vec<v1::PartitionStatus>, Failure> {
+    let mut topics: Vec<String> = args.chosen.iter().map(|chosen| chosen.topic().to_owned()).collect();
+    topics.sort();
+    topics.dedup();
+    let mut found = admin.list_partitions(topics, args.unhealthy).await?;
+    // Of the unhealthy only, one that is missing may be healthy.
+    let missing =
+        args.chosen.iter().find(|chosen| !args.unhealthy && !found.iter().any(|one| chosen.has(one)));
+    if let Some(Chosen::Partition(partition)) = missing {
+        return Err(no_partition(&partition.to_string()));
+    }
+    found.retain(|one| args.chosen.is_empty() || args.chosen.iter().any(|chosen| chosen.has(one)));
+    found.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+    Ok(found)
+}
+
 pub async fn run(args: ListArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
     let admin = connect(settings).await?.admin();
-    let mut partitions = admin.list_partitions(args.topics, args.unhealthy).await?;
-    partitions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+    let partitions = look(&admin, &args).await?;
     let data: Vec<Value> = partitions.iter().map(to_json).collect();
     output.report(&data, |page| {
         if partitions.is_empty() {
@@ -102,4 +153,24 @@ fn to_json(partition: &v1::PartitionStatus) -> Value {
         "replicas": partition.replicas.iter().map(replica).collect::<Vec<_>>(),
         "remarks": partition.remarks,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_topic_or_one_of_its_partitions_is_chosen() {
+        let one = |topic: &str, partition| v1::PartitionStatus {
+            topic: topic.into(),
+            partition,
+            ..Default::default()
+        };
+        let topic = parse_chosen("orders").unwrap();
+        assert!(topic.has(&one("orders", 3)) && !topic.has(&one("order", 3)));
+        let partition = parse_chosen("orders/3").unwrap();
+        assert!(partition.has(&one("orders", 3)) && !partition.has(&one("orders", 4)));
+        assert!(parse_chosen("orders/x").unwrap_err().contains("TOPIC/NUMBER"));
+    }
 }

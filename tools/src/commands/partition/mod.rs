@@ -39,11 +39,6 @@ pub fn parse_partition(text: &str) -> Result<TopicPartition, String> {
     }
 }
 
-/// As [`parse_partition`] reads it.
-pub fn slashed(partition: &TopicPartition) -> String {
-    format!("{}/{}", partition.topic, partition.partition)
-}
-
 /// `2,4,5`.
 pub fn joined(ids: &[i32]) -> String {
     ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",")
@@ -58,7 +53,7 @@ mod tests {
     fn a_partition_is_a_topic_and_a_number() {
         let partition = parse_partition("orders/3").unwrap();
         assert_eq!((&*partition.topic, partition.partition), ("orders", 3));
-        assert_eq!(slashed(&partition), "orders/3");
+        assert_eq!(partition.to_string(), "orders/3");
         for wrong in ["orders", "orders/", "/3", "orders/-1", "orders/x", "orders-3"] {
             assert!(parse_partition(wrong).is_err(), "{wrong}");
         }

@@ -1,18 +1,19 @@
 //! `streamctl partition move`.
 
-use headwater_client::TopicPartition;
+use headwater_client::{PartitionStatus, TopicPartition};
 use serde_json::json;
 
-use super::{joined, parse_partition, slashed};
-use crate::commands::follow::{assigned, look_at, progress, until_done};
+use super::{joined, parse_partition};
+use crate::commands::brokers::{must_differ, must_know, parse_broker};
+use crate::commands::follow::{assigned, is_moving, look_at, progress, until_done};
 use crate::connect::connect;
-use crate::exit::{Failure, Tally};
+use crate::exit::{Exit, Failure, Tally};
 use crate::output::Output;
 use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-New replicas catch up first, at a bounded rate; only then the old ones leave. Producers and consumers go on
+New replicas catch up first, at a bounded rate; only then the old ones leave. Producers and consumers go on \
 meanwhile.
 
 Examples:
@@ -20,10 +21,11 @@ Examples:
   streamctl partition move orders/3 orders/4 --to 2,4,5 --no-wait
   streamctl partition move orders/3 --cancel")]
 pub struct MoveArgs {
+    /// The partitions, each as topic and number.
     #[arg(required = true, value_name = "TOPIC/N", value_parser = parse_partition)]
     partitions: Vec<TopicPartition>,
     /// The brokers that are to have the replicas, the preferred leader first.
-    #[arg(long, value_name = "ID,...", value_delimiter = ',', required_unless_present = "cancel")]
+    #[arg(long, value_name = "ID,...", value_delimiter = ',', value_parser = parse_broker, required_unless_present = "cancel")]
     to: Vec<i32>,
     /// Give up a move that is under way.
     #[arg(long, conflicts_with_all = ["to", "dry_run"])]
@@ -37,12 +39,24 @@ pub struct MoveArgs {
 }
 
 pub async fn run(args: MoveArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
+    must_differ(&args.to)?;
     let admin = connect(settings).await?.admin();
+    must_know(&admin, &args.to).await?;
     let before = look_at(&admin, &args.partitions).await?;
-    let moves = args.partitions.iter().map(|partition| (partition.clone(), args.to.clone()));
     let mut tally = Tally::default();
+    let mut moves = Vec::new();
+    for partition in &args.partitions {
+        if args.cancel && !find(&before, partition).is_some_and(is_moving) {
+            tally.failed(no_move(partition));
+        } else {
+            moves.push((partition.clone(), args.to.clone()));
+        }
+    }
+    if moves.is_empty() {
+        return tally.finish();
+    }
     let mut accepted = Vec::new();
-    for (partition, result) in admin.reassign(moves.collect(), args.dry_run).await? {
+    for (partition, result) in admin.reassign(moves, args.dry_run).await? {
         match result {
             Ok(()) => {
                 accepted.push(partition);
@@ -68,11 +82,7 @@ pub async fn run(args: MoveArgs, settings: &Settings, output: Output) -> Result<
         true => look_at(&admin, &accepted).await?,
         false => Vec::new(),
     };
-    let of = |all: &[headwater_proto::v1::PartitionStatus], partition: &TopicPartition| {
-        let found =
-            all.iter().find(|one| *partition.topic == one.topic && one.partition == partition.partition);
-        found.map(assigned)
-    };
+    let of = |all: &[PartitionStatus], partition: &TopicPartition| find(all, partition).map(assigned);
     let rows: Vec<(&TopicPartition, Vec<i32>, Vec<i32>)> = accepted
         .iter()
         .map(|partition| {
@@ -95,10 +105,19 @@ pub async fn run(args: MoveArgs, settings: &Settings, output: Output) -> Result<
             .collect();
         output.report(&data, |page| {
             let rows = rows.iter().map(|(partition, before, after)| {
-                vec![slashed(partition), joined(before), joined(after), status.to_owned()]
+                vec![partition.to_string(), joined(before), joined(after), status.to_owned()]
             });
             page.table(&["PARTITION", "BEFORE", "AFTER", "STATUS"], rows);
         })?;
     }
     tally.finish()
+}
+
+fn find<'a>(all: &'a [PartitionStatus], partition: &TopicPartition) -> Option<&'a PartitionStatus> {
+    all.iter().find(|one| *partition.topic == one.topic && one.partition == partition.partition)
+}
+
+fn no_move(partition: &TopicPartition) -> Failure {
+    Failure::new(Exit::Conflict, format!("no move of {partition} is under way: there is nothing to cancel"))
+        .hint("`streamctl partition list` shows what moves: +N joins, -N leaves")
 }

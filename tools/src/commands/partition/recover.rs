@@ -1,74 +1,136 @@
 //! `streamctl partition recover`: the way out when a majority of a partition's disks is gone for good.
 
-use headwater_client::TopicPartition;
+use headwater_client::{Admin, TopicPartition};
 use headwater_proto::v1;
 use serde_json::{Value, json};
 
-use super::{joined, parse_partition, slashed};
+use super::{joined, parse_partition};
+use crate::commands::brokers::{must_know, parse_broker};
 use crate::commands::confirm::confirm;
 use crate::connect::connect;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, Tally};
 use crate::output::{Output, Page, grouped};
 use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A partition without a majority of its replicas takes no records, and goes on by itself once enough of their
-brokers are back. Only when they never will be: this gives up what the others had and the survivor has not.
-It is logged on every broker. The partition goes on with the survivor's replica alone, and grows back to as many
+A partition without a majority of its replicas takes no records, and goes on by itself once enough of their \
+brokers are back. Only when they never will be: this gives up what the others had and the survivor has not. \
+It is logged on every broker. The partition goes on with the survivor's replica alone, and grows back to as many \
 replicas as it had on brokers that are alive; what returns on the others is deleted.
 
 Examples:
   streamctl partition recover orders/3
-  streamctl partition recover orders/3 --accept-loss
+  streamctl partition recover orders/3 orders/4 --accept-loss
   streamctl partition recover orders/3 --accept-loss --survivor 2 --yes")]
 pub struct RecoverArgs {
-    #[arg(value_name = "TOPIC/N", value_parser = parse_partition)]
-    partition: TopicPartition,
+    /// The partitions, each as topic and number.
+    #[arg(required = true, value_name = "TOPIC/N", value_parser = parse_partition)]
+    partitions: Vec<TopicPartition>,
     /// Do it; without this, only show what would be lost.
     #[arg(long)]
     accept_loss: bool,
     /// The broker whose replica goes on; the one that holds most when not given.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parse_broker)]
     survivor: Option<i32>,
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
 }
 
+/// A partition and what would be lost of it.
+type Outlook = (TopicPartition, v1::RecoverPartitionResponse);
+
 pub async fn run(args: RecoverArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
     let admin = connect(settings).await?.admin();
-    let name = slashed(&args.partition);
-    let outlook = admin.recover_partition(&args.partition, args.survivor, false).await?;
-    if outlook.chosen < 0 {
-        return Err(Failure::new(Exit::Conflict, format!("no replica of {name} answers: nothing can go on"))
-            .hint("bring back one of its brokers first; `streamctl partition list` shows which they are"));
+    must_know(&admin, args.survivor.as_slice()).await?;
+    let mut tally = Tally::default();
+    let mut outlooks = Vec::new();
+    for partition in &args.partitions {
+        match look(&admin, partition, args.survivor).await {
+            Ok(outlook) => outlooks.push((partition.clone(), outlook)),
+            Err(failure) => tally.failed(failure),
+        }
+    }
+    if outlooks.is_empty() {
+        return tally.finish();
     }
     if !args.accept_loss {
-        return output.report(&to_json(&args.partition, &outlook, "preview"), |page| {
-            print(&name, &outlook, page);
+        outlooks.iter().for_each(|_| tally.done());
+        show(&outlooks, "preview", output, |page| {
+            let names: Vec<String> = outlooks.iter().map(|(partition, _)| partition.to_string()).collect();
+            let survivor = args.survivor.map_or_else(String::new, |id| format!(" --survivor {id}"));
             page.line(format!(
-                "\nNothing was changed. To go on so: streamctl partition recover {name} --accept-loss"
+                "Nothing was changed. To go on so: streamctl partition recover {} --accept-loss{survivor}",
+                names.join(" ")
             ));
-        });
+        })?;
+        return tally.finish();
     }
-    if !args.yes {
-        output.note(&outlook.loss);
+    confirm(&question(&outlooks), args.yes)?;
+    let mut recovered = Vec::new();
+    for (partition, outlook) in outlooks {
+        // What was shown is what is done, whoever comes back in between.
+        match admin.recover_partition(&partition, Some(outlook.chosen), true).await {
+            Ok(done) => {
+                recovered.push((partition, done));
+                tally.done();
+            }
+            Err(e) => tally.failed(e.into()),
+        }
     }
-    let others = joined(&outlook.given_up);
-    let question = format!(
-        "{name}: {}\nGo on from the replica of broker {} and give up those of {others} for good?",
-        outlook.loss, outlook.chosen
-    );
-    confirm(&question, args.yes)?;
-    // What was shown is what is done, whoever comes back in between.
-    let done = admin.recover_partition(&args.partition, Some(outlook.chosen), true).await?;
-    output.report(&to_json(&args.partition, &done, "recovered"), |page| {
-        print(&name, &done, page);
-        page.line(format!(
-            "\n{name} goes on from the replica of broker {}; `streamctl partition list` shows the others being built",
-            done.chosen
-        ));
+    if !recovered.is_empty() {
+        show(&recovered, "recovered", output, |page| {
+            for (partition, done) in &recovered {
+                page.line(format!("{partition} goes on from the replica of broker {}", done.chosen));
+            }
+            page.line("`streamctl partition list` shows the other replicas being built");
+        })?;
+    }
+    tally.finish()
+}
+
+/// What would be lost, if there is anything to go on with.
+async fn look(
+    admin: &Admin,
+    partition: &TopicPartition,
+    survivor: Option<i32>,
+) -> Result<v1::RecoverPartitionResponse, Failure> {
+    let outlook = admin.recover_partition(partition, survivor, false).await?;
+    if outlook.chosen >= 0 {
+        return Ok(outlook);
+    }
+    Err(Failure::new(Exit::Conflict, format!("no replica of {partition} answers: nothing can go on"))
+        .hint("bring back one of its brokers first; `streamctl partition list` shows which they are"))
+}
+
+/// Asked once for all of them, so that each loss is read before any is accepted.
+fn question(outlooks: &[Outlook]) -> String {
+    let loss = |(partition, outlook): &Outlook| {
+        let (chosen, others) = (outlook.chosen, joined(&outlook.given_up));
+        format!(
+            "{partition}: {}\n  goes on from broker {chosen}, gives up the replicas of {others}",
+            outlook.loss
+        )
+    };
+    let losses: Vec<String> = outlooks.iter().map(loss).collect();
+    format!("{}\nGo on so, and give the others up for good?", losses.join("\n"))
+}
+
+fn show(
+    outlooks: &[Outlook],
+    status: &str,
+    output: Output,
+    end: impl FnOnce(&mut Page),
+) -> Result<(), Failure> {
+    let data: Vec<Value> =
+        outlooks.iter().map(|(partition, outlook)| to_json(partition, outlook, status)).collect();
+    output.report(&data, |page| {
+        for (partition, outlook) in outlooks {
+            print(&partition.to_string(), outlook, page);
+            page.line("");
+        }
+        end(page);
     })
 }
 
@@ -116,4 +178,25 @@ fn print(name: &str, outlook: &v1::RecoverPartitionResponse, page: &mut Page) {
         ]
     });
     page.table(&[">BROKER", ">LAST TERM", ">LAST INDEX", ">HIGH WATERMARK", ">LOG END", "DAMAGE"], rows);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_loss_is_in_the_question_and_once() {
+        let outlook = |partition, loss: &str| {
+            let given_up = vec![2, 3];
+            let outlook =
+                v1::RecoverPartitionResponse { chosen: 1, given_up, loss: loss.into(), ..Default::default() };
+            (TopicPartition::new("orders", partition), outlook)
+        };
+        let asked = question(&[outlook(3, "nothing is lost"), outlook(4, "two records are lost")]);
+        for said in ["orders/3: nothing is lost", "orders/4: two records are lost", "broker 1", "2,3"] {
+            assert!(asked.contains(said), "{asked}");
+        }
+        assert_eq!(asked.matches("is lost").count() + asked.matches("are lost").count(), 2, "{asked}");
+        assert_eq!(asked.matches('?').count(), 1, "{asked}");
+    }
 }

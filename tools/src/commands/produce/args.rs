@@ -29,6 +29,7 @@ Examples:
   printf 'k1\\tv1\\nk2\\tv2\\n' | streamctl produce pairs --key-separator '\\t'
   streamctl consume a --from start --until end -o jsonl | streamctl produce b --format jsonl")]
 pub struct ProduceArgs {
+    /// The topic to write to.
     pub topic: String,
     /// Files to read, one after the other; standard input when none is named, or for `-`.
     #[arg(value_name = "FILE")]
@@ -57,6 +58,7 @@ pub struct ProduceArgs {
     /// Send each envelope to the partition that it names.
     #[arg(long, conflicts_with = "partition")]
     pub keep_partition: bool,
+    /// How batches are compressed.
     #[arg(short = 'z', long, value_enum, default_value_t)]
     pub compression: Codec,
     /// When a record counts as stored.

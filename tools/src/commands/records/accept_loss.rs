@@ -11,14 +11,15 @@ use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A partition whose records are damaged can be read where they are intact, and takes no more records until
-its damage is gone: repaired from another replica, or accepted as lost by this command. `streamctl topic describe`
+A partition whose records are damaged can be read where they are intact, and takes no more records until \
+its damage is gone: repaired from another replica, or accepted as lost by this command. `streamctl topic describe` \
 shows the damage, `streamctl dump DATA_DIR` on the broker's host each place of it.
 
 Examples:
   streamctl records accept-loss flights --dry-run
   streamctl records accept-loss flights --partition 3")]
 pub struct AcceptLossArgs {
+    /// The topic with the damage.
     topic: String,
     /// Only in these partitions; in all that are damaged when not given.
     #[arg(short, long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(i32).range(0..))]

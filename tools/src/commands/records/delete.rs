@@ -20,6 +20,7 @@ Examples:
 
 {PLACES_HELP}"))]
 pub struct DeleteArgs {
+    /// The topic whose records are deleted.
     topic: String,
     /// The first record to keep: a place, see the end of --help.
     #[arg(long, value_name = "PLACE", value_parser = parse)]

@@ -1,6 +1,6 @@
 //! `streamctl topic alter`: configs, more partitions, and the number of replicas.
 
-use headwater_client::Admin;
+use headwater_client::{Admin, ClientError, PartitionStatus};
 use serde_json::json;
 
 use super::parse_config;
@@ -21,6 +21,7 @@ Examples:
   streamctl topic alter flights --replicas 3")]
 #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
 pub struct AlterArgs {
+    /// The topic to change.
     topic: String,
     /// New total number of partitions; more than there are.
     #[arg(short, long, value_name = "N", group = "change", value_parser = clap::value_parser!(i32).range(1..))]
@@ -49,7 +50,7 @@ pub async fn run(args: AlterArgs, settings: &Settings, output: Output) -> Result
     let (_, now) = admin.describe_configs([topic]).await?.pop().ok_or_else(|| {
         Failure::new(crate::exit::Exit::Failure, format!("the broker said nothing of {topic}"))
     })?;
-    let now = now?;
+    let now = now.map_err(|e| of_alter(topic, e))?;
     let value_of = |name: &str| now.iter().find(|c| c.name == name).map(|c| c.value.clone());
 
     let changes: Vec<(String, Option<String>)> = args
@@ -97,10 +98,16 @@ pub async fn run(args: AlterArgs, settings: &Settings, output: Output) -> Result
         }
     }
     if !done.is_empty() {
-        let data = json!({ "name": topic, "status": if args.dry_run { "valid" } else { "altered" }, "changes": done });
+        let changed = done.iter().any(|change| change["before"] != change["after"]);
+        let (status, said) = match (args.dry_run, changed) {
+            (true, true) => ("valid", "would be altered"),
+            (true, false) => ("valid", "is so already: nothing would change"),
+            (false, true) => ("altered", "altered"),
+            (false, false) => ("unchanged", "is so already: nothing changed"),
+        };
+        let data = json!({ "name": topic, "status": status, "changes": done });
         output.report(&data, |page| {
-            let verb = if args.dry_run { "would be altered" } else { "altered" };
-            page.line(format!("topic {topic} {verb}"));
+            page.line(format!("topic {topic} {said}"));
             let text =
                 |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
             page.table(
@@ -114,7 +121,17 @@ pub async fn run(args: AlterArgs, settings: &Settings, output: Output) -> Result
     tally.finish()
 }
 
-/// Gives the number of replicas before.
+/// What the broker says of a topic, to somebody who wants to alter it.
+fn of_alter(topic: &str, error: ClientError) -> Failure {
+    match error {
+        ClientError::Refused { code, message, .. } => {
+            Failure::from_code(format!("alter topic {topic}"), code, &message)
+        }
+        error => error.into(),
+    }
+}
+
+/// Gives the number of replicas before; of a partition that has another number than wanted, if one has.
 async fn alter_replicas(
     admin: &Admin,
     topic: &str,
@@ -124,12 +141,14 @@ async fn alter_replicas(
     output: Output,
 ) -> Result<usize, Failure> {
     let look = || admin.list_partitions(vec![topic.to_owned()], false);
-    let before = look().await?.first().map_or(0, |partition| assigned(partition).len());
+    let wanted = |one: &PartitionStatus| i32::try_from(assigned(one).len()) == Ok(replicas);
+    let now = look().await?;
+    let differs = now.iter().find(|one| !wanted(one)).or_else(|| now.first());
+    let before = differs.map_or(0, |partition| assigned(partition).len());
     for (_, result) in admin.alter_replicas(vec![(topic.to_owned(), replicas)], dry_run).await? {
         result?;
     }
     if wait && !dry_run {
-        let wanted = |one: &_| i32::try_from(assigned(one).len()) == Ok(replicas);
         until_done(output, || async { Ok(progress(&look().await?, wanted)) }).await?;
     }
     Ok(before)

@@ -14,6 +14,7 @@ Examples:
   streamctl topic configs flights --changed
   streamctl topic configs flights retention.ms -o json")]
 pub struct ConfigsArgs {
+    /// The topic.
     topic: String,
     /// Only these, with what they mean.
     #[arg(value_name = "CONFIG")]

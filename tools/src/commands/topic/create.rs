@@ -16,6 +16,7 @@ Examples:
   streamctl topic create audit --config retention.ms=604800000 --config segment.bytes=134217728
   streamctl topic create flights --partitions 6 --dry-run")]
 pub struct CreateArgs {
+    /// The names of the new topics.
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
     /// Number of partitions; the broker's default when not given.
@@ -24,7 +25,8 @@ pub struct CreateArgs {
     /// Number of replicas of each partition; the broker's default when not given.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     replicas: Option<i32>,
-    /// A config, by Kafka's name; `streamctl topic configs` lists them.
+    /// A config, by Kafka's name, such as retention.ms; `streamctl topic configs TOPIC` lists those of a topic
+    /// that exists.
     #[arg(short, long = "config", value_name = "NAME=VALUE", value_parser = parse_config)]
     configs: Vec<(String, String)>,
     /// A topic that exists already is no error.

@@ -16,6 +16,7 @@ Examples:
   streamctl topic delete flights audit --yes
   streamctl topic delete flights --dry-run")]
 pub struct DeleteArgs {
+    /// The topics to delete.
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
     /// Do not ask.

@@ -16,6 +16,7 @@ Examples:
   streamctl topic describe flights
   streamctl topic describe flights -o json | jq '.partitions[] | {partition, high_watermark}'")]
 pub struct DescribeArgs {
+    /// The topics to show.
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
 }
