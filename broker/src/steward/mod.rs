@@ -45,7 +45,7 @@ const LOOK_NOT_BEFORE: Duration = Duration::from_millis(50);
 /// Nor do looks take more than one part in so many of a core, however many groups there are.
 const REST_FACTOR: u32 = 20;
 /// Large replicas that are built at the same time: fewer get on faster, and what is written meanwhile to a partition
-/// that is built faster than its share of the rate would never be caught up with.
+/// that is built faster than its share of the rate would never be caught up with. The metadata waits for none of them.
 const LARGE_RECOVERIES_MAX: usize = 2;
 /// Leaderships that are handed over at the same time.
 const HAND_OVERS_AT_ONCE: usize = 4;
@@ -244,7 +244,9 @@ impl Steward {
             caught_up_at,
             alive: &is_alive,
             has_room: building < self.settings.recoveries_max
-                && (large < LARGE_RECOVERIES_MAX || !is_large(behind(LogIndex(0)))),
+                && (large < LARGE_RECOVERIES_MAX
+                    || !is_large(behind(LogIndex(0)))
+                    || id == GroupId::METADATA),
         };
         let step = next_step(wanted, &view);
         watched.settled = (step == Step::Settled).then_some(wanted.epoch);
