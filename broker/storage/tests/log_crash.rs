@@ -272,6 +272,36 @@ async fn a_log_goes_on_after_a_failed_sync() {
     assert!(failures > 40, "{failures}");
 }
 
+/// A clean stop syncs the index of the segment that is open, and fails. The next process seals that segment: its seal
+/// vouches for entries that the kernel takes for written.
+#[tokio::test(start_paused = true)]
+async fn a_segment_is_sealed_whose_index_the_last_process_failed_to_sync() {
+    let options = LogOptions { segment_bytes: 1 << 20, segment_batches: 64 };
+    for seed in 0..20 {
+        let life = Life::begin(&Arc::new(SimDisk::new(seed)), options).await;
+        let mut model = Model::default();
+        append_all(&life, &mut model, 0..48).await;
+        life.disk.fail_syncs(Some(".index"));
+        life.log.flush_clean().await.unwrap_err();
+        life.disk.fail_syncs(None);
+        let life = life.restart_after_kill(options).await;
+        append_all(&life, &mut model, 48..70).await;
+        assert!(life.log.segments()[0].sealed);
+        let life = life.restart_after_power_cut(options).await;
+        assert_eq!(life.log.damage(), None, "seed {seed}");
+        check(&life.log, &model);
+    }
+}
+
+/// Appends batches; they are durable, and so is the point that says so.
+async fn append_all(life: &Life, model: &mut Model, timestamps: std::ops::Range<i64>) {
+    let entries: Vec<_> = timestamps.map(|n| entry(1, batch(1, 10, n))).collect();
+    life.log.append(&entries).unwrap();
+    model.append(&entries);
+    life.log.flush().await.unwrap();
+    life.data_dir.put(None, 99, bytes::Bytes::from_static(b"x")).await.unwrap();
+}
+
 /// The same process gives up what was not synced, and opens the log once more.
 async fn open_again(life: Life) -> Life {
     life.log.give_up_unsynced().await.unwrap();

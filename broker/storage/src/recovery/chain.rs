@@ -323,6 +323,8 @@ impl<'a> Chain<'a> {
             }
             return Ok(());
         }
+        // What a failed sync of the last process left in memory looks written, and no later sync would write it.
+        segment.rewrite_index()?;
         segment.write_index()?;
         if is_cut {
             self.seal_end()?;

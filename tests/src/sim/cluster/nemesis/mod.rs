@@ -202,10 +202,12 @@ impl Nemesis {
                     node.disk().kill_process();
                 }
                 State::Down { until } if now >= until => nodes[position].start(sim),
-                State::Up if self.suspect.is_some() && nodes[position].refused().is_some() => {
+                State::Up if nodes[position].refused().is_some() && self.is_rotten_on(nodes[position].id) => {
                     self.replace_disk(position, sim, nodes, observer);
                 }
-                State::Up if let Some(why) = nodes[position].failure() => {
+                State::Up
+                    if let Some(why) = nodes[position].refused().or_else(|| nodes[position].failure()) =>
+                {
                     tracing::info!(
                         broker = nodes[position].id,
                         why,
@@ -218,6 +220,10 @@ impl Nemesis {
                 _ => {}
             }
         }
+    }
+
+    fn is_rotten_on(&self, broker: i32) -> bool {
+        matches!(self.suspect, Some(Suspect::Entries(rotten, _)) if rotten == broker)
     }
 
     /// A broker whose own metadata rotted says so and does not start: its operator gives it an empty disk.
