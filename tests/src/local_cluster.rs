@@ -3,11 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::process::{Addresses, BrokerProcess, binary};
+use crate::process::{Addresses, BrokerProcess, binary, send_signal};
 
 /// Brokers 1 to n over loopback; killed when dropped.
 #[derive(Debug)]
@@ -119,19 +120,59 @@ impl LocalCluster {
 
     /// Runs `streamctl -o json` against the cluster and returns what it printed.
     pub fn streamctl(&self, arguments: &[&str]) -> io::Result<Value> {
-        let output = Command::new(binary("streamctl")?)
+        self.begin_streamctl(arguments)?.printed()
+    }
+
+    /// The same, in the background.
+    pub fn begin_streamctl(&self, arguments: &[&str]) -> io::Result<Streamctl> {
+        let process = Command::new(binary("streamctl")?)
             .args(arguments)
             .args(["-o", "json", "--brokers", &self.bootstrap()])
-            .output()?;
-        if !output.status.success() {
-            let reason = String::from_utf8_lossy(&output.stderr);
-            return Err(io::Error::other(format!("streamctl {arguments:?}: {reason}")));
-        }
-        Ok(serde_json::from_slice(&output.stdout)?)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        Ok(Streamctl { process, arguments: format!("{arguments:?}") })
     }
 
     fn member_mut(&mut self, id: usize) -> io::Result<&mut Member> {
         let node = id.checked_sub(1).and_then(|index| self.nodes.get_mut(index));
         node.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+/// A `streamctl` that is running; killed when dropped.
+#[derive(Debug)]
+pub struct Streamctl {
+    process: Child,
+    arguments: String,
+}
+
+impl Streamctl {
+    /// SIGINT: it ends what it is measuring, and prints.
+    pub fn interrupt(&self) -> io::Result<()> {
+        send_signal(&self.process, Signal::INT)
+    }
+
+    pub fn is_running(&mut self) -> io::Result<bool> {
+        Ok(self.process.try_wait()?.is_none())
+    }
+
+    /// Waits for its end; what it printed.
+    pub fn printed(mut self) -> io::Result<Value> {
+        let (stdout, stderr) = (self.process.stdout.take(), self.process.stderr.take());
+        let printed = io::read_to_string(stdout.ok_or(io::ErrorKind::BrokenPipe)?)?;
+        let reason = io::read_to_string(stderr.ok_or(io::ErrorKind::BrokenPipe)?)?;
+        if !self.process.wait()?.success() {
+            return Err(io::Error::other(format!("streamctl {}: {reason}", self.arguments)));
+        }
+        Ok(serde_json::from_str(&printed)?)
+    }
+}
+
+impl Drop for Streamctl {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }

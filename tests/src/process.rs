@@ -27,6 +27,12 @@ pub fn binary(name: &str) -> io::Result<PathBuf> {
     })
 }
 
+/// Any signal, such as SIGSTOP.
+pub fn send_signal(process: &Child, signal: Signal) -> io::Result<()> {
+    let pid = Pid::from_raw(process.id() as i32).ok_or(io::ErrorKind::NotFound)?;
+    Ok(kill_process(pid, signal)?)
+}
+
 /// The loopback addresses of one broker, kept over its restarts.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
@@ -135,8 +141,7 @@ impl BrokerProcess {
 
     /// Any signal, such as SIGSTOP.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        let pid = Pid::from_raw(self.child.id() as i32).ok_or(io::ErrorKind::NotFound)?;
-        Ok(kill_process(pid, signal)?)
+        send_signal(&self.child, signal)
     }
 
     /// User and system CPU seconds so far.

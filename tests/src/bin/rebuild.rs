@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use headwater_tests::local_cluster::LocalCluster;
+use headwater_tests::local_cluster::{LocalCluster, Streamctl};
 use serde_json::Value;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -25,7 +25,7 @@ struct Args {
     /// Offered by the producer all the time.
     #[arg(long, default_value_t = 5)]
     rate_mb: u64,
-    /// Seconds of the measurement before the loss; during the rebuild it lasts as long as that.
+    /// Seconds of the measurements before the rebuild: with the broker, and without it.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
     /// Directory on the disk to use; emptied of what the run wrote.
@@ -42,6 +42,8 @@ const RECORD_BYTES: u64 = 1_024;
 const GB: u64 = 1_000_000_000;
 const PATIENCE: Duration = Duration::from_secs(900);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// The load connects, and does not measure its first second.
+const WARM_UP: Duration = Duration::from_millis(1_500);
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -67,44 +69,40 @@ fn main() -> Result<()> {
     while !is_failed_over(&cluster) {
         std::thread::sleep(LOOK_AGAIN);
     }
+    let without = produce(&cluster, args.rate_mb, args.seconds)?;
+    let mut load = begin_load(&cluster, args.rate_mb, PATIENCE.as_secs())?;
+    std::thread::sleep(WARM_UP);
     let begun = Instant::now();
     cluster.spawn(VICTIM)?;
-    let mut rebuilt = None;
-    let mut during = Vec::new();
-    while rebuilt.is_none() {
-        during.push(std::thread::scope(|scope| -> Result<Value> {
-            let load = scope.spawn(|| produce(&cluster, args.rate_mb, args.seconds));
-            while !load.is_finished() && rebuilt.is_none() {
-                std::thread::sleep(LOOK_AGAIN);
-                // What the cluster says of a broker that has just come back with nothing may be of its former self.
-                if size_of(&lost)? >= bytes / 10 * 9 && is_whole(&cluster)? {
-                    rebuilt = Some(begun.elapsed());
-                }
-            }
-            load.join().map_err(|_| "the load panicked")?
-        })?);
-        if begun.elapsed() > PATIENCE {
-            return Err(format!("not rebuilt after {PATIENCE:?}").into());
+    while !is_rebuilt(&cluster, &lost, bytes)? {
+        if !load.is_running()? {
+            return Err(format!("the load ended after {:?}: {:?}", begun.elapsed(), load.printed()).into());
         }
+        std::thread::sleep(LOOK_AGAIN);
     }
-    let seconds = rebuilt.unwrap_or_default().as_secs_f64();
+    let seconds = begun.elapsed().as_secs_f64();
+    load.interrupt()?;
+    let during = load.printed()?;
     println!(
         "{:.2} GB rebuilt in {seconds:.0} s: {:.0} MB/s",
         bytes as f64 / GB as f64,
         bytes as f64 / 1e6 / seconds
     );
     println!("producers at {} MB/s, before: {}", args.rate_mb, latencies(&before));
-    for (number, during) in during.iter().enumerate() {
-        println!("during, {} s on: {}", number as u64 * args.seconds, latencies(during));
-    }
+    println!("without the broker: {}", latencies(&without));
+    println!("during the rebuild: {}", latencies(&during));
     Ok(())
 }
 
 fn produce(cluster: &LocalCluster, rate_mb: u64, seconds: u64) -> Result<Value> {
+    Ok(begin_load(cluster, rate_mb, seconds)?.printed()?)
+}
+
+fn begin_load(cluster: &LocalCluster, rate_mb: u64, seconds: u64) -> Result<Streamctl> {
     let (rate, seconds) = (rate_mb.to_string(), seconds.to_string());
     let load =
         ["bench", "produce", "load", "--rate-mb", &rate, "--seconds", &seconds, "--batch-records", "10"];
-    Ok(cluster.streamctl(&load)?)
+    Ok(cluster.begin_streamctl(&load)?)
 }
 
 fn latencies(report: &Value) -> String {
@@ -123,6 +121,11 @@ fn is_failed_over(cluster: &LocalCluster) -> bool {
     let brokers = status["brokers"].as_array().map_or(&[][..], Vec::as_slice);
     let is_gone = |broker: &Value| broker["live"] == false && broker["leaders"].as_u64() == Some(0);
     brokers.iter().any(is_gone) && status["leaderless"].as_u64() == Some(0)
+}
+
+/// What the cluster says of a broker that has just come back with nothing may be of its former self.
+fn is_rebuilt(cluster: &LocalCluster, data_dir: &Path, bytes: u64) -> Result<bool> {
+    Ok(size_of(data_dir)? >= bytes / 10 * 9 && is_whole(cluster)?)
 }
 
 /// Every broker is there and no replica lacks anything.

@@ -25,7 +25,7 @@ pub struct Run {
     pub started: Instant,
     /// Latencies of batches due from here on count.
     pub measure_from: Instant,
-    /// Ends the closed loop.
+    /// Ends the closed loop, and the open one before its time.
     pub stop: AtomicBool,
     /// Records that producers may still begin; `u64::MAX` where time is what ends the run.
     pub budget: AtomicU64,
@@ -164,11 +164,11 @@ impl Pace {
         self.start + Duration::from_secs_f64(batch as f64 / self.batches_per_s)
     }
 
-    /// Tells each producer in turn that a batch is due, at that time. Blocks: run it on a thread.
-    pub fn keep(self, producers: &[mpsc::UnboundedSender<Instant>]) {
+    /// Tells each producer in turn that a batch is due, at that time, until `stop`. Blocks: run it on a thread.
+    pub fn keep(self, producers: &[mpsc::UnboundedSender<Instant>], stop: &AtomicBool) {
         for batch in 0.. {
             let due = self.due(batch);
-            if self.end.is_some_and(|end| due >= end) {
+            if stop.load(Ordering::Relaxed) || self.end.is_some_and(|end| due >= end) {
                 return;
             }
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -215,7 +215,7 @@ mod tests {
         let pace = Pace { batches_per_s: 1_000.0, start, end: Some(start + Duration::from_millis(10)) };
         let (a, mut from_a) = mpsc::unbounded_channel();
         let (b, mut from_b) = mpsc::unbounded_channel();
-        pace.keep(&[a, b]);
+        pace.keep(&[a, b], &AtomicBool::new(false));
         let millis = |due: Instant| due.duration_since(start).as_micros() / 1_000;
         let taken = |receiver: &mut mpsc::UnboundedReceiver<Instant>| -> Vec<u128> {
             std::iter::from_fn(|| receiver.try_recv().ok()).map(millis).collect()
@@ -226,9 +226,12 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_ends_when_nobody_listens() {
+    fn the_pace_ends_when_nobody_listens_or_it_is_stopped() {
         let (sender, receiver) = mpsc::unbounded_channel();
+        let pace = Pace { batches_per_s: 1e6, start: Instant::now(), end: None };
+        pace.keep(std::slice::from_ref(&sender), &AtomicBool::new(true));
+        assert_eq!(receiver.len(), 0);
         drop(receiver);
-        Pace { batches_per_s: 1e6, start: Instant::now(), end: None }.keep(&[sender]);
+        pace.keep(&[sender], &AtomicBool::new(false));
     }
 }

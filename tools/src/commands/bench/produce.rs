@@ -23,7 +23,7 @@ use crate::settings::Settings;
 Without --rate-mb each producer sends as fast as its batches are acknowledged, and a latency counts from \
 a batch's first record. With it, batches are due at fixed times, and a latency counts from the time \
 at which its batch was due, whether or not it could be sent then.
-MB are 10^6 bytes of record values.
+MB are 10^6 bytes of record values. Ctrl-C ends the measurement early and reports what there is.
 
 Examples:
   streamctl bench produce load --producers 8 --seconds 10
@@ -88,10 +88,9 @@ pub async fn run(args: BenchProduceArgs, settings: &Settings, output: Output) ->
         tasks.until(measure_from, &mut latencies).await?;
         (watch, before) = (Stopwatch::start(), run.acknowledged.load(Ordering::Relaxed));
     }
-    if let Some(end) = end {
-        tasks.until(end, &mut latencies).await?;
-    } else {
-        tasks.all(&mut latencies).await?;
+    tokio::select! {
+        done = tasks.until_end(end, &mut latencies) => done?,
+        _ = tokio::signal::ctrl_c() => {}
     }
     let acknowledged = run.acknowledged.load(Ordering::Relaxed);
     let (elapsed, cpu_seconds) = watch.read();
@@ -177,7 +176,8 @@ impl Fleet {
         if let Some(rate_mb) = rate_mb {
             let batches_per_s = rate_mb * 1e6 / self.load.batch_bytes() as f64;
             let pace = Pace { batches_per_s, start: run.started, end };
-            tokio::task::spawn_blocking(move || pace.keep(&paced));
+            let run = Arc::clone(run);
+            tokio::task::spawn_blocking(move || pace.keep(&paced, &run.stop));
         }
         Tasks(tasks)
     }
@@ -193,6 +193,14 @@ impl Tasks {
                 () = &mut sleep => return Ok(()),
                 Some(done) = self.0.join_next() => merge(done, latencies)?,
             }
+        }
+    }
+
+    /// Returns at the end of the run, if it has one, or when every producer is done.
+    async fn until_end(&mut self, end: Option<Instant>, latencies: &mut Latencies) -> Result<(), Failure> {
+        match end {
+            Some(end) => self.until(end, latencies).await,
+            None => self.all(latencies).await,
         }
     }
 
