@@ -1,7 +1,8 @@
 //! When a leader hands over: to the preferred one, or because its own broker should lead nothing.
 //!
 //! Invariants: a broker is trusted to lead only after it has been alive for a while, and a leader gives way to the
-//! preferred one only after it led for a while: leaders do not go back and forth while brokers come and go.
+//! preferred one only after it led for a while: leaders do not go back and forth while brokers come and go. Nobody is
+//! made the preferred leader again while replicas are still brought to it: its producers would wait behind them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,6 +33,8 @@ impl Steadiness {
 pub struct Fitness<'a> {
     pub state_of: &'a dyn Fn(BrokerId) -> Option<BrokerState>,
     pub steadiness: &'a Steadiness,
+    /// Whether some replica of a broker lacks anything.
+    pub is_behind: &'a dyn Fn(BrokerId) -> bool,
     /// After how long the preferred leader leads again; `None`: leaders stay.
     pub balance_after: Option<Duration>,
     pub now: Instant,
@@ -59,9 +62,11 @@ impl Fitness<'_> {
         if self.now.saturating_duration_since(led_since) < after {
             return None;
         }
-        let may_lead = |broker| {
-            broker == own || (self.is_active(broker) && self.steadiness.is_steady(broker, after, self.now))
+        let is_fit = |broker| {
+            self.is_active(broker)
+                && self.steadiness.is_steady(broker, after, self.now)
+                && !(self.is_behind)(broker)
         };
-        better_leader(own, partition, may_lead, in_sync)
+        better_leader(own, partition, |broker| broker == own || is_fit(broker), in_sync)
     }
 }

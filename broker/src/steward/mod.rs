@@ -18,6 +18,7 @@ mod repair;
 mod voters;
 mod watched;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +109,8 @@ struct Steward {
     own: BrokerId,
     watched: BTreeMap<GroupId, Watched>,
     steadiness: Steadiness,
+    /// Brokers that lack something; found out once in a round, and only if it matters.
+    behind: OnceCell<BTreeSet<BrokerId>>,
     /// Steps under way: the groups, and whether it is a leadership that is handed over.
     busy: BTreeMap<GroupId, bool>,
     /// The commands of the metadata's leader are being issued.
@@ -141,6 +144,7 @@ impl Steward {
             node,
             watched: BTreeMap::new(),
             steadiness: Steadiness::default(),
+            behind: OnceCell::new(),
             busy: BTreeMap::new(),
             commanding: false,
             commanded: None,
@@ -155,6 +159,7 @@ impl Steward {
             self.note(done);
         }
         let now = Instant::now();
+        self.behind.take();
         self.note_liveness(now);
         let led = self.led();
         let ids: BTreeSet<_> = led.iter().map(|(group, _)| group.id()).collect();
@@ -270,8 +275,16 @@ impl Steward {
         let state_of =
             |broker| self.node.controller().with_state(|state| state.broker(broker).map(|b| b.state));
         let balance_after = self.settings.balance_after.filter(|_| id != GroupId::METADATA);
-        let fitness = Fitness { state_of: &state_of, steadiness: &self.steadiness, balance_after, now };
-        let in_sync = std::cell::OnceCell::new();
+        let is_behind =
+            |broker: BrokerId| self.behind.get_or_init(|| brokers_behind(&self.node)).contains(&broker);
+        let fitness = Fitness {
+            state_of: &state_of,
+            steadiness: &self.steadiness,
+            is_behind: &is_behind,
+            balance_after,
+            now,
+        };
+        let in_sync = OnceCell::new();
         let is_in_sync =
             |broker: BrokerId| in_sync.get_or_init(|| self.node.cluster().in_sync(id)).contains(&broker);
         let Some(to) = fitness.successor(self.own, partition, led_since, is_in_sync) else {
@@ -344,6 +357,23 @@ impl Steward {
     fn is_there(&self, broker: BrokerId, led_since: Instant) -> bool {
         is_there(&self.node, broker, led_since, self.settings.replace_voter_after)
     }
+}
+
+/// Brokers with a replica that is not in sync, in a partition that has a leader to say so.
+fn brokers_behind(node: &Node) -> BTreeSet<BrokerId> {
+    let brokers = |partition: &Partition| partition.replicas.iter().map(|replica| replica.broker).collect();
+    let groups: Vec<(GroupId, Vec<BrokerId>)> = node.controller().with_state(|state| {
+        let partitions = state.groups().filter(|(group, _)| *group != GroupId::METADATA);
+        partitions.map(|(group, partition)| (group, brokers(partition))).collect()
+    });
+    let mut behind = BTreeSet::new();
+    for (group, assigned) in groups {
+        let in_sync = node.cluster().in_sync(group);
+        if !in_sync.is_empty() {
+            behind.extend(assigned.into_iter().filter(|broker| !in_sync.contains(broker)));
+        }
+    }
+    behind
 }
 
 /// Whether a broker is alive, or has not been silent for long.

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -155,11 +155,21 @@ fn disk_mb_per_s(dir: &Path) -> Result<f64> {
     Ok((CHUNKS * chunk.len()) as f64 / 1e6 / seconds)
 }
 
-fn size_of(path: &Path) -> Result<u64> {
+/// Bytes of the files below `path`; what goes meanwhile does not count.
+fn size_of(path: &Path) -> io::Result<u64> {
+    let gone = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(0) } else { Err(error) };
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) => return gone(error),
+    };
     let mut bytes = 0;
-    for entry in fs::read_dir(path)? {
+    for entry in entries {
         let entry = entry?;
-        bytes += if entry.file_type()?.is_dir() { size_of(&entry.path())? } else { entry.metadata()?.len() };
+        bytes += match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => size_of(&entry.path())?,
+            Ok(metadata) => metadata.len(),
+            Err(error) => gone(error)?,
+        };
     }
     Ok(bytes)
 }

@@ -1,5 +1,6 @@
 //! Who leads, once all is calm.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use headwater_core::metadata::BrokerState;
@@ -19,15 +20,28 @@ async fn leaders_give_way_to_the_preferred_one_once_all_is_calm() {
     let everyone = |alive: &'static [i32]| (1..=5).map(move |id| (BrokerId(id), alive.contains(&id)));
     steadiness.note(everyone(&[2, 3]), at(0));
     steadiness.note(everyone(&[1, 2, 3]), at(5));
+    let behind = Cell::new(0);
     let successor = |own, led_since, now, drained: i32, steadiness: &Steadiness, after| {
         let state_of =
             |id| Some(if id == BrokerId(drained) { BrokerState::Draining } else { BrokerState::Active });
-        let fitness = Fitness { state_of: &state_of, steadiness, balance_after: after, now: at(now) };
+        let is_behind = |id| id == BrokerId(behind.get());
+        let fitness = Fitness {
+            state_of: &state_of,
+            steadiness,
+            is_behind: &is_behind,
+            balance_after: after,
+            now: at(now),
+        };
         fitness.successor(BrokerId(own), partition, at(led_since), |_| true).map(BrokerId::get)
     };
     let after = Some(Duration::from_secs(10));
     assert_eq!(successor(2, 0, 14, 0, &steadiness, after), None, "the preferred one has just come back");
     assert_eq!(successor(2, 0, 15, 0, &steadiness, after), Some(1));
+    behind.set(1);
+    assert_eq!(successor(2, 0, 15, 0, &steadiness, after), None, "replicas are brought to the preferred one");
+    behind.set(2);
+    assert_eq!(successor(1, 6, 6, 1, &steadiness, after), Some(2), "who is drained does not wait for that");
+    behind.set(0);
     assert_eq!(successor(2, 6, 15, 0, &steadiness, after), None, "it has just begun to lead");
     assert_eq!(successor(2, 0, 15, 0, &steadiness, None), None, "leaders stay");
     assert_eq!(successor(1, 0, 99, 0, &steadiness, after), None);
