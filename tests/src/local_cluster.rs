@@ -132,7 +132,7 @@ impl LocalCluster {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        Ok(Streamctl { process, arguments: format!("{arguments:?}") })
+        Ok(Streamctl { process: Some(process), arguments: format!("{arguments:?}") })
     }
 
     fn member_mut(&mut self, id: usize) -> io::Result<&mut Member> {
@@ -144,35 +144,38 @@ impl LocalCluster {
 /// A `streamctl` that is running; killed when dropped.
 #[derive(Debug)]
 pub struct Streamctl {
-    process: Child,
+    /// Until somebody waited for it.
+    process: Option<Child>,
     arguments: String,
 }
 
 impl Streamctl {
     /// SIGINT: it ends what it is measuring, and prints.
     pub fn interrupt(&self) -> io::Result<()> {
-        send_signal(&self.process, Signal::INT)
+        self.process.as_ref().map_or(Ok(()), |process| send_signal(process, Signal::INT))
     }
 
     pub fn is_running(&mut self) -> io::Result<bool> {
-        Ok(self.process.try_wait()?.is_none())
+        self.process.as_mut().map_or(Ok(false), |process| Ok(process.try_wait()?.is_none()))
     }
 
     /// Waits for its end; what it printed.
     pub fn printed(mut self) -> io::Result<Value> {
-        let (stdout, stderr) = (self.process.stdout.take(), self.process.stderr.take());
-        let printed = io::read_to_string(stdout.ok_or(io::ErrorKind::BrokenPipe)?)?;
-        let reason = io::read_to_string(stderr.ok_or(io::ErrorKind::BrokenPipe)?)?;
-        if !self.process.wait()?.success() {
+        let process = self.process.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let output = process.wait_with_output()?;
+        if !output.status.success() {
+            let reason = String::from_utf8_lossy(&output.stderr);
             return Err(io::Error::other(format!("streamctl {}: {reason}", self.arguments)));
         }
-        Ok(serde_json::from_str(&printed)?)
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 }
 
 impl Drop for Streamctl {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
     }
 }

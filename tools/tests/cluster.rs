@@ -14,7 +14,7 @@ use headwater_broker::config::{Config, NodeList};
 use headwater_broker::env::{OsEntropy, SystemClock, TcpNetwork};
 use headwater_broker::{Broker, Env};
 use headwater_storage::disk::RealDisk;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use ports::free_address;
 
@@ -177,6 +177,7 @@ async fn a_cluster_is_shown_changed_and_drained() {
     let (code, said) = c.fails(&["node", "drain", &holder]).await;
     assert!(code == 4 && said.contains("only replica of lone/0"), "{said}");
     c.ok(&["node", "drain", &holder, "--undo"]).await;
+    c.ok(&["topic", "delete", "lone", "--yes"]).await;
     assert_eq!(c.fails(&["node", "remove", "2"]).await.0, 2, "not confirmed");
     let (code, _) = c.fails(&["node", "remove", "2", "--yes"]).await;
     assert_eq!(code, 1, "three replicas do not fit on two brokers");
@@ -184,6 +185,9 @@ async fn a_cluster_is_shown_changed_and_drained() {
     let recover = ["partition", "recover", "orders/2", "orders/3", "--accept-loss", "--yes"];
     let (code, said) = c.fails(&recover).await;
     assert!(code != 0 && said.contains("orders/2") && said.contains("orders/3"), "{said}");
+    assert_eq!(c.json(&["partition", "recover", "--all"]).await, json!([]));
+    assert_eq!(c.fails(&["partition", "recover", "--all", "orders/2"]).await.0, 2, "which is it");
+    assert_eq!(c.fails(&["partition", "recover"]).await.0, 2, "neither");
 
     // Only the broker that is named is left.
     for gone in [2, 0] {
@@ -198,6 +202,13 @@ async fn a_cluster_is_shown_changed_and_drained() {
     let (code, said) = c.fails(&produce).await;
     assert!(code == 6 && said.starts_with("not acknowledged") && said.contains("orders/1"), "{said}");
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}: {said}", started.elapsed());
+
+    // Its partitions, of orders and single, could be recovered, once there is a controller to say so.
+    let all = |seen: &Value| seen.as_array().unwrap().len() == 7;
+    let outlooks = c.eventually(&["partition", "recover", "--all"], all).await;
+    assert_eq!((&outlooks[0]["chosen"], &outlooks[0]["status"]), (&json!(2), &json!("preview")));
+    let (code, said) = c.fails(&["partition", "recover", "--all", "--accept-loss", "--yes"]).await;
+    assert!(code == 6 && said.contains("no controller"), "{said}");
 
     for broker in c.brokers {
         broker.shutdown().await;

@@ -76,7 +76,8 @@ fn main() -> Result<()> {
     cluster.spawn(VICTIM)?;
     while !is_rebuilt(&cluster, &lost, bytes)? {
         if !load.is_running()? {
-            return Err(format!("the load ended after {:?}: {:?}", begun.elapsed(), load.printed()).into());
+            load.printed()?;
+            return Err(format!("not rebuilt after {PATIENCE:?}").into());
         }
         std::thread::sleep(LOOK_AGAIN);
     }

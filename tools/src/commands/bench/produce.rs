@@ -90,7 +90,7 @@ pub async fn run(args: BenchProduceArgs, settings: &Settings, output: Output) ->
     }
     tokio::select! {
         done = tasks.until_end(end, &mut latencies) => done?,
-        _ = tokio::signal::ctrl_c() => {}
+        Ok(()) = tokio::signal::ctrl_c() => {}
     }
     let acknowledged = run.acknowledged.load(Ordering::Relaxed);
     let (elapsed, cpu_seconds) = watch.read();

@@ -1,7 +1,8 @@
 //! `streamctl partition recover`: the way out when a majority of a partition's disks is gone for good.
 
+use futures_util::{StreamExt, stream};
 use headwater_client::{Admin, TopicPartition};
-use headwater_proto::v1;
+use headwater_proto::{ErrorCode, v1};
 use serde_json::{Value, json};
 
 use super::{joined, parse_partition};
@@ -22,15 +23,19 @@ replicas as it had on brokers that are alive; what returns on the others is dele
 Examples:
   streamctl partition recover orders/3
   streamctl partition recover orders/3 orders/4 --accept-loss
-  streamctl partition recover orders/3 --accept-loss --survivor 2 --yes")]
+  streamctl partition recover orders/3 --accept-loss --survivor 2 --yes
+  streamctl partition recover --all                 # shows what all those without a majority would lose")]
 pub struct RecoverArgs {
     /// The partitions, each as topic and number.
-    #[arg(required = true, value_name = "TOPIC/N", value_parser = parse_partition)]
+    #[arg(required_unless_present = "all", value_name = "TOPIC/N", value_parser = parse_partition)]
     partitions: Vec<TopicPartition>,
+    /// Every partition that cannot elect a leader with the replicas that answer now.
+    #[arg(long, conflicts_with_all = ["partitions", "survivor"])]
+    all: bool,
     /// Do it; without this, only show what would be lost.
     #[arg(long)]
     accept_loss: bool,
-    /// The broker whose replica goes on; the one that holds most when not given.
+    /// The broker whose replica goes on, or begins with nothing; the one that holds most when not given.
     #[arg(long, value_name = "ID", value_parser = parse_broker)]
     survivor: Option<i32>,
     /// Do not ask.
@@ -38,36 +43,89 @@ pub struct RecoverArgs {
     yes: bool,
 }
 
+/// Each look asks every broker, and waits for those that are down.
+const AT_ONCE: usize = 16;
+
 /// A partition and what would be lost of it.
 type Outlook = (TopicPartition, v1::RecoverPartitionResponse);
 
 pub async fn run(args: RecoverArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
     let admin = connect(settings).await?.admin();
     must_know(&admin, args.survivor.as_slice()).await?;
+    if args.accept_loss {
+        must_have_controller(&admin).await?;
+    }
     let mut tally = Tally::default();
     let mut outlooks = Vec::new();
-    for partition in &args.partitions {
-        match look(&admin, partition, args.survivor).await {
-            Ok(outlook) => outlooks.push((partition.clone(), outlook)),
+    for (partition, looked) in look_at(&admin, &args).await? {
+        match looked {
+            Ok(outlook) => outlooks.push((partition, outlook)),
+            Err(failure) if args.all && elects_by_itself(&failure) => {}
             Err(failure) => tally.failed(failure),
         }
     }
     if outlooks.is_empty() {
-        return tally.finish();
+        tally.finish()?;
+        return show(&[], "preview", output, |page| page.line("no partition has lost its majority"));
     }
-    if !args.accept_loss {
-        outlooks.iter().for_each(|_| tally.done());
-        show(&outlooks, "preview", output, |page| {
-            let names: Vec<String> = outlooks.iter().map(|(partition, _)| partition.to_string()).collect();
-            let survivor = args.survivor.map_or_else(String::new, |id| format!(" --survivor {id}"));
-            page.line(format!(
-                "Nothing was changed. To go on so: streamctl partition recover {} --accept-loss{survivor}",
-                names.join(" ")
-            ));
-        })?;
-        return tally.finish();
+    if args.accept_loss {
+        confirm(&question(&outlooks), args.yes)?;
+        return recover(&admin, outlooks, tally, output).await;
     }
-    confirm(&question(&outlooks), args.yes)?;
+    outlooks.iter().for_each(|_| tally.done());
+    show(&outlooks, "preview", output, |page| {
+        let names: Vec<String> = outlooks.iter().map(|(partition, _)| partition.to_string()).collect();
+        let survivor = args.survivor.map_or_else(String::new, |id| format!(" --survivor {id}"));
+        page.line(format!(
+            "Nothing was changed. To go on so: streamctl partition recover {} --accept-loss{survivor}",
+            names.join(" ")
+        ));
+    })?;
+    tally.finish()
+}
+
+/// Nothing can be decided without the metadata.
+async fn must_have_controller(admin: &Admin) -> Result<(), Failure> {
+    let status = admin.cluster_status().await?;
+    if status.controller_id >= 0 {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Unreachable, "the cluster has no controller: nothing was changed").hint(format!(
+        "it elects one by itself while a majority of the brokers {} is up; if that is gone for good, stop one that \
+         is left and run `headwater --recover-metadata` with its data directory",
+        joined(&status.controller_voters)
+    )))
+}
+
+type Looked = Result<v1::RecoverPartitionResponse, Failure>;
+
+/// Those that were named, or all without a leader, in their order.
+async fn look_at(admin: &Admin, args: &RecoverArgs) -> Result<Vec<(TopicPartition, Looked)>, Failure> {
+    let mut partitions = args.partitions.clone();
+    if args.all {
+        let leaderless =
+            admin.list_partitions(Vec::new(), true).await?.into_iter().filter(|p| p.leader_id < 0);
+        partitions = leaderless.map(|p| TopicPartition::new(p.topic, p.partition)).collect();
+        partitions.sort();
+    }
+    let looks = partitions.into_iter().map(|partition| async move {
+        let looked = look(admin, &partition, args.survivor).await;
+        (partition, looked)
+    });
+    Ok(stream::iter(looks).buffered(AT_ONCE).collect().await)
+}
+
+/// The broker's refusal to give anything up: a leader was found, or will be.
+fn elects_by_itself(failure: &Failure) -> bool {
+    failure.kafka_error == Some(ErrorCode::InvalidRequest.name())
+}
+
+async fn recover(
+    admin: &Admin,
+    outlooks: Vec<Outlook>,
+    mut tally: Tally,
+    output: Output,
+) -> Result<(), Failure> {
     let mut recovered = Vec::new();
     for (partition, outlook) in outlooks {
         // What was shown is what is done, whoever comes back in between.
@@ -100,8 +158,10 @@ async fn look(
     if outlook.chosen >= 0 {
         return Ok(outlook);
     }
-    Err(Failure::new(Exit::Conflict, format!("no replica of {partition} answers: nothing can go on"))
-        .hint("bring back one of its brokers first; `streamctl partition list` shows which they are"))
+    Err(Failure::new(Exit::Conflict, format!("no replica of {partition} answers: nothing can go on")).hint(format!(
+        "bring back one of its brokers, `streamctl partition list` shows which they are; if none of them ever will \
+         be, `streamctl partition recover {partition} --survivor ID` begins again there, with nothing"
+    )))
 }
 
 /// Asked once for all of them, so that each loss is read before any is accepted.
