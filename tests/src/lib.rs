@@ -4,6 +4,7 @@
 
 pub mod chaos;
 pub mod history;
+pub mod load;
 pub mod local_cluster;
 pub mod process;
 pub mod raw;

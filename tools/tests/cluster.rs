@@ -103,6 +103,18 @@ fn ids(value: &Value, field: &str) -> Vec<i64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_is_shown_changed_and_drained() {
     let mut c = Cluster::start().await;
+    topics_are_created_and_listed(&c).await;
+    replicas_are_added_and_moved(&c).await;
+    leaders_are_handed_over(&c).await;
+    nodes_are_drained_and_not_removed(&c).await;
+    nothing_is_lost_that_could_be_given_up(&c).await;
+    one_broker_left_says_what_it_can(&mut c).await;
+    for broker in c.brokers {
+        broker.shutdown().await;
+    }
+}
+
+async fn topics_are_created_and_listed(c: &Cluster) {
     let calm = |status: &Value| {
         let brokers = status["brokers"].as_array().unwrap();
         brokers.len() == 3 && brokers.iter().all(|b| b["live"] == true) && status["controller_id"] != -1
@@ -119,8 +131,9 @@ async fn a_cluster_is_shown_changed_and_drained() {
     c.eventually(&["partition", "list", "--unhealthy"], |list| list == &Value::Array(vec![])).await;
     assert!(c.ok(&["partition", "list", "--unhealthy"]).await.contains("healthy"));
     assert!(c.ok(&["cluster", "status"]).await.contains("all is well"));
+}
 
-    // Replicas.
+async fn replicas_are_added_and_moved(c: &Cluster) {
     let altered = c.json(&["topic", "alter", "single", "--replicas", "3"]).await;
     assert_eq!(
         (altered["changes"][0]["before"].as_i64(), altered["status"].as_str()),
@@ -156,13 +169,15 @@ async fn a_cluster_is_shown_changed_and_drained() {
     let (code, said) = c.fails(&["partition", "move", "orders/0", "--cancel"]).await;
     assert!(code == 4 && said.contains("no move of orders/0 is under way"), "{said}");
     assert_eq!(c.fails(&["partition", "move", "orders/77", "--to", "1"]).await.0, 3);
+}
 
-    // Leaders.
+async fn leaders_are_handed_over(c: &Cluster) {
     c.ok(&["leader", "transfer", "orders/1", "--to", "3"]).await;
     c.eventually(&["partition", "list", "orders"], |list| list[1]["leader"] == 3).await;
     c.ok(&["leader", "balance", "--dry-run"]).await;
+}
 
-    // Nodes.
+async fn nodes_are_drained_and_not_removed(c: &Cluster) {
     let drained = c.json(&["node", "drain", "2"]).await;
     assert_eq!(drained["status"], "drained");
     let status = c.json(&["cluster", "status"]).await;
@@ -181,15 +196,19 @@ async fn a_cluster_is_shown_changed_and_drained() {
     assert_eq!(c.fails(&["node", "remove", "2"]).await.0, 2, "not confirmed");
     let (code, _) = c.fails(&["node", "remove", "2", "--yes"]).await;
     assert_eq!(code, 1, "three replicas do not fit on two brokers");
-    // Nothing is lost that could be given up.
+}
+
+async fn nothing_is_lost_that_could_be_given_up(c: &Cluster) {
     let recover = ["partition", "recover", "orders/2", "orders/3", "--accept-loss", "--yes"];
     let (code, said) = c.fails(&recover).await;
     assert!(code != 0 && said.contains("orders/2") && said.contains("orders/3"), "{said}");
     assert_eq!(c.json(&["partition", "recover", "--all"]).await, json!([]));
     assert_eq!(c.fails(&["partition", "recover", "--all", "orders/2"]).await.0, 2, "which is it");
     assert_eq!(c.fails(&["partition", "recover"]).await.0, 2, "neither");
+}
 
-    // Only the broker that is named is left.
+/// The one that is named to the tool.
+async fn one_broker_left_says_what_it_can(c: &mut Cluster) {
     for gone in [2, 0] {
         c.brokers.remove(gone).shutdown().await;
     }
@@ -209,8 +228,4 @@ async fn a_cluster_is_shown_changed_and_drained() {
     assert_eq!((&outlooks[0]["chosen"], &outlooks[0]["status"]), (&json!(2), &json!("preview")));
     let (code, said) = c.fails(&["partition", "recover", "--all", "--accept-loss", "--yes"]).await;
     assert!(code == 6 && said.contains("no controller"), "{said}");
-
-    for broker in c.brokers {
-        broker.shutdown().await;
-    }
 }

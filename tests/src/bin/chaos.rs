@@ -13,16 +13,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use headwater_client::{Client, ClientConfig, NewTopic, ProducerConfig};
+use headwater_client::ProducerConfig;
 use headwater_tests::chaos::disk::SmallDisk;
 use headwater_tests::chaos::faults::{Fault, Faults};
 use headwater_tests::chaos::links::{Links, own_ip};
-use headwater_tests::history::Recorder;
+use headwater_tests::load::Load;
 use headwater_tests::local_cluster::{LocalCluster, Node};
 use headwater_tests::process::Addresses;
 use headwater_tests::sim::world::SimEntropy;
-use headwater_tests::workload::{self, Target, patiently};
-use tokio::sync::watch;
+use headwater_tests::workload::Target;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -47,9 +46,6 @@ const READERS: u32 = 2;
 const PACE: Duration = Duration::from_millis(4);
 /// Of the broker whose disk is filled: more than a run writes.
 const SMALL_DISK_MIB: u64 = 3_072;
-/// All replicas are in sync again this long after the last fault, or the run has failed.
-const RECOVERY_MAX: Duration = Duration::from_secs(60);
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
@@ -60,38 +56,16 @@ async fn run(args: Args) -> Result<ExitCode> {
     let mut dir = tempfile::tempdir()?;
     dir.disable_cleanup(args.keep);
     println!("seed {}; brokers under {}", args.seed, dir.path().display());
-    let links = Links::new(args.seed);
-    let small_disk = SmallDisk::mount(&data_dir(dir.path(), BROKERS), SMALL_DISK_MIB)?;
-    if small_disk.is_none() {
-        println!("no full disk: this process may not mount a file system");
-    }
-    let mut nodes = Vec::new();
-    for id in 1..=BROKERS {
-        nodes.push(node(id, dir.path(), &links).await?);
-    }
-    let cluster = tokio::task::block_in_place(|| LocalCluster::start_nodes(nodes))?;
-    let bootstrap = cluster.bootstrap();
-    let entropy = SimEntropy::new(args.seed);
-    let mut faults = Faults { cluster, links, small_disk, entropy, counts: Default::default() };
-
-    let client = connect(&bootstrap).await?;
+    let mut faults = start(dir.path(), args.seed).await?;
     let kept = Target::new("kept", 6);
-    create(&client, &kept).await?;
-    let recorder = Recorder::real_time();
-    let (stop, stopped) = watch::channel(false);
-    let mut load = Vec::new();
-    for number in 0..PRODUCERS {
+    let mut load = Load::on(&faults.cluster.bootstrap()).await?;
+    load.create(&kept, BROKERS, &[("segment.bytes", "1048576")]).await?;
+    for _ in 0..PRODUCERS {
         let config = ProducerConfig { linger: Duration::from_millis(1), ..ProducerConfig::default() };
-        let producer = connect(&bootstrap).await?.producer(config).await?;
-        let targets = vec![kept.clone()];
-        let produce = workload::produce(producer, number, targets, recorder.clone(), stopped.clone(), PACE);
-        load.push(tokio::spawn(produce));
+        load.produce(config, &[&kept], PACE).await?;
     }
-    let mut readers = Vec::new();
-    for number in 0..READERS {
-        let reader = connect(&bootstrap).await?;
-        let follow = workload::follow(reader, number, kept.clone(), recorder.clone(), stopped.clone());
-        readers.push(tokio::spawn(follow));
+    for _ in 0..READERS {
+        load.follow(&kept).await?;
     }
 
     let end = Instant::now() + Duration::from_secs_f64(args.minutes * 60.0);
@@ -100,26 +74,17 @@ async fn run(args: Args) -> Result<ExitCode> {
         let begun = Instant::now();
         faults.run(fault).await?;
         let mended = Instant::now();
-        recovered(&client, &kept).await.map_err(|error| format!("after {fault:?}: {error}"))?;
-        let acked = recorder.note(|history| history.acked_count());
+        load.in_sync(&[&kept], BROKERS).await.map_err(|error| format!("after {fault:?}: {error}"))?;
         println!(
-            "{fault:?} for {} ms, in sync after {} ms more; {acked} acknowledged",
+            "{fault:?} for {} ms, in sync after {} ms more; {} acknowledged",
             (mended - begun).as_millis(),
-            mended.elapsed().as_millis()
+            mended.elapsed().as_millis(),
+            load.acked()
         );
     }
-    stop.send(true)?;
-    for task in load {
-        task.await?;
-    }
-    for reader in readers {
-        reader.await??;
-    }
-    let (findings, _) = workload::conclude(&client, std::slice::from_ref(&kept), &recorder).await?;
-    let acked = recorder.note(|history| history.acked_count());
-    println!("{:?}\n{acked} records acknowledged, {findings}", faults.counts);
-    findings.lines().for_each(|line| println!("ANOMALY {line}"));
-    let sound = findings.is_empty() && acked > 0;
+    load.end().await?;
+    println!("{:?}", faults.counts);
+    let (sound, _) = load.verdict(&[kept]).await?;
     if !sound {
         let Args { minutes, seed, .. } = args;
         println!(
@@ -127,6 +92,21 @@ async fn run(args: Args) -> Result<ExitCode> {
         );
     }
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The brokers, and what can be done to them.
+async fn start(dir: &Path, seed: u64) -> Result<Faults> {
+    let links = Links::new(seed);
+    let small_disk = SmallDisk::mount(&data_dir(dir, BROKERS), SMALL_DISK_MIB)?;
+    if small_disk.is_none() {
+        println!("no full disk: this process may not mount a file system");
+    }
+    let mut nodes = Vec::new();
+    for id in 1..=BROKERS {
+        nodes.push(node(id, dir, &links).await?);
+    }
+    let cluster = tokio::task::block_in_place(|| LocalCluster::start_nodes(nodes))?;
+    Ok(Faults { cluster, links, small_disk, entropy: SimEntropy::new(seed), counts: Default::default() })
 }
 
 /// A broker that its peers reach through the links, and that they know by its own address.
@@ -142,40 +122,4 @@ async fn node(id: usize, dir: &Path, links: &Links) -> Result<Node> {
 
 fn data_dir(dir: &Path, id: usize) -> PathBuf {
     dir.join(format!("node-{id}"))
-}
-
-async fn connect(bootstrap: &str) -> Result<Client> {
-    Ok(Client::connect(ClientConfig::new(bootstrap.split(','))).await?)
-}
-
-async fn create(client: &Client, target: &Target) -> Result<()> {
-    let topic =
-        NewTopic::new(&*target.topic).partitions(target.partitions).config("segment.bytes", "1048576");
-    let topic = NewTopic { replicas: Some(BROKERS as i32), ..topic };
-    for (_, created) in client.admin().create_topics(vec![topic], false).await? {
-        created?;
-    }
-    Ok(())
-}
-
-/// Waits until every replica is in sync.
-async fn recovered(client: &Client, target: &Target) -> Result<()> {
-    let started = Instant::now();
-    loop {
-        let admin = client.admin();
-        let topics = patiently(|| async { admin.describe_topics([target.topic.to_string()]).await }).await?;
-        let whole = topics.iter().all(|(_, topic)| {
-            let in_sync = |topic: &headwater_client::Topic| {
-                topic.partitions.iter().all(|p| p.leader_id.is_some() && p.in_sync.len() == BROKERS)
-            };
-            topic.as_ref().is_ok_and(in_sync)
-        });
-        if whole {
-            return Ok(());
-        }
-        if started.elapsed() > RECOVERY_MAX {
-            return Err(format!("not in sync after {RECOVERY_MAX:?}: {topics:?}").into());
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
 }

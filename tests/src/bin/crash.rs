@@ -8,11 +8,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use headwater_client::{Client, ClientConfig, NewTopic, ProducerConfig};
-use headwater_tests::history::Recorder;
+use headwater_client::{Client, NewTopic, ProducerConfig};
+use headwater_tests::load::Load;
 use headwater_tests::process::{Addresses, BrokerProcess};
 use headwater_tests::sim::world::SimEntropy;
-use headwater_tests::workload::{self, Target, patiently};
+use headwater_tests::workload::{Target, patiently};
 use tokio::sync::watch;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -43,38 +43,8 @@ async fn run(args: Args) -> Result<ExitCode> {
     let data_dir = dir.path().join("data");
     let addresses = Addresses::free()?;
     let mut broker = BrokerProcess::start(&data_dir, addresses, &[])?;
-    let client = connect(addresses).await?;
-    // Small segments, so that kills meet rolls; one topic loses its oldest records on request all the time.
-    let kept = Target::new("kept", 6);
-    let trimmed = Target::new("trimmed", 2);
-    for target in [&kept, &trimmed] {
-        let topic =
-            NewTopic::new(&*target.topic).partitions(target.partitions).config("segment.bytes", "1048576");
-        created(&client, topic).await?;
-    }
-
-    let recorder = Recorder::real_time();
-    let (stop, stopped) = watch::channel(false);
-    let mut load = Vec::new();
-    for number in 0..PRODUCERS {
-        let producer = client_producer(addresses).await?;
-        let targets = vec![kept.clone(), trimmed.clone()];
-        let run =
-            workload::produce(producer, number, targets, recorder.clone(), stopped.clone(), Duration::ZERO);
-        load.push(tokio::spawn(run));
-    }
-    let mut readers = Vec::new();
-    for number in 0..READERS {
-        let reader = connect(addresses).await?;
-        readers.push(tokio::spawn(workload::follow(
-            reader,
-            number,
-            kept.clone(),
-            recorder.clone(),
-            stopped.clone(),
-        )));
-    }
-    let churn = tokio::spawn(churn(connect(addresses).await?, trimmed.clone(), stopped));
+    let [kept, trimmed] = [Target::new("kept", 6), Target::new("trimmed", 2)];
+    let mut load = start_load(addresses, &kept, &trimmed).await?;
 
     let entropy = SimEntropy::new(args.seed);
     for kill in 1..=args.kills {
@@ -82,44 +52,38 @@ async fn run(args: Args) -> Result<ExitCode> {
         broker.kill()?;
         broker = BrokerProcess::start(&data_dir, addresses, &[])?;
         if kill % 20 == 0 {
-            println!("{kill} kills, {} records acknowledged", recorder.note(|history| history.acked_count()));
+            println!("{kill} kills, {} records acknowledged", load.acked());
         }
     }
-    stop.send(true)?;
-    for producer in load {
-        producer.await?;
-    }
-    for reader in readers {
-        reader.await??;
-    }
-    churn.await??;
+    load.end().await?;
 
-    let verdict = check(&client, &recorder, &kept, &trimmed).await?;
+    let verdict = check(&load, &kept, &trimmed).await?;
     // A clean restart must change nothing either.
     let status = broker.stop()?;
     if !status.success() {
         return Err(format!("the broker ended with {status} after SIGTERM").into());
     }
     let broker = BrokerProcess::start(&data_dir, addresses, &[])?;
-    let again = check(&client, &recorder, &kept, &trimmed).await?;
+    let again = check(&load, &kept, &trimmed).await?;
     drop(broker);
     Ok(if verdict && again { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn connect(addresses: Addresses) -> Result<Client> {
-    Ok(Client::connect(ClientConfig::new([addresses.grpc.to_string()])).await?)
-}
-
-async fn client_producer(addresses: Addresses) -> Result<headwater_client::Producer> {
-    let config = ProducerConfig { linger: Duration::from_millis(1), ..ProducerConfig::default() };
-    Ok(connect(addresses).await?.producer(config).await?)
-}
-
-async fn created(client: &Client, topic: NewTopic) -> Result<()> {
-    for (_, result) in client.admin().create_topics(vec![topic], false).await? {
-        result?;
+/// Small segments, so that kills meet rolls; one topic loses its oldest records on request all the time.
+async fn start_load(addresses: Addresses, kept: &Target, trimmed: &Target) -> Result<Load> {
+    let mut load = Load::on(&addresses.grpc.to_string()).await?;
+    for target in [kept, trimmed] {
+        load.create(target, 1, &[("segment.bytes", "1048576")]).await?;
     }
-    Ok(())
+    for _ in 0..PRODUCERS {
+        let config = ProducerConfig { linger: Duration::from_millis(1), ..ProducerConfig::default() };
+        load.produce(config, &[kept, trimmed], Duration::ZERO).await?;
+    }
+    for _ in 0..READERS {
+        load.follow(kept).await?;
+    }
+    load.spawn(churn(load.client().clone(), trimmed.clone(), load.stopped()));
+    Ok(load)
 }
 
 /// Metadata changes under way while the broker dies: topics come and go, records are deleted.
@@ -141,18 +105,13 @@ async fn churn(client: Client, trimmed: Target, stop: watch::Receiver<bool>) -> 
     Ok(())
 }
 
-async fn check(client: &Client, recorder: &Recorder, kept: &Target, trimmed: &Target) -> Result<bool> {
-    let admin = client.admin();
+async fn check(load: &Load, kept: &Target, trimmed: &Target) -> Result<bool> {
+    let admin = load.client().admin();
     patiently(|| admin.describe_topics([kept.topic.to_string()])).await?;
-    let (findings, starts) = workload::conclude(client, &[kept.clone(), trimmed.clone()], recorder).await?;
-    if let Some((partition, start)) =
-        starts.iter().find(|((topic, _), start)| *topic == *kept.topic && **start != 0)
-    {
+    let (sound, starts) = load.verdict(&[kept.clone(), trimmed.clone()]).await?;
+    let moved = starts.iter().find(|((topic, _), start)| *topic == *kept.topic && **start != 0);
+    if let Some((partition, start)) = moved {
         println!("ANOMALY the log start of {partition:?} moved to {start} on its own");
-        return Ok(false);
     }
-    let acked = recorder.note(|history| history.acked_count());
-    println!("{acked} records acknowledged, {findings}");
-    findings.lines().for_each(|line| println!("ANOMALY {line}"));
-    Ok(findings.is_empty() && acked > 0)
+    Ok(sound && moved.is_none())
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use headwater_client::{Client, Consumer, ConsumerConfig, Position, TopicPartition};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -68,37 +68,45 @@ pub async fn run(args: BenchE2eArgs, settings: &Settings, output: Output) -> Res
         budget: AtomicU64::new(args.records.unwrap_or(u64::MAX)),
         acknowledged: AtomicU64::new(0),
     });
-    let received = Arc::new(AtomicU64::new(0));
-    let (stop, stopped) = watch::channel(false);
-    let mut readers = JoinSet::new();
-    for consumer in consumers {
-        readers.spawn(read(consumer, Arc::clone(&run), Arc::clone(&received), stopped.clone()));
-    }
+    let readers = Readers::start(consumers, &run);
     let (mut watch, mut before) = (Stopwatch::start(), 0);
     let mut tasks = fleet.spawn(Some(args.rate_mb), end, &run, true);
     let mut acks = Latencies::new()?;
     if args.warmup_seconds > 0.0 {
         tasks.until(measure_from, &mut acks).await?;
-        (watch, before) = (Stopwatch::start(), received.load(Ordering::Relaxed));
+        (watch, before) = (Stopwatch::start(), readers.received());
     }
     tasks.all(&mut acks).await?;
     let sent = run.acknowledged.load(Ordering::Relaxed);
-    let deadline = Instant::now() + STRAGGLERS;
-    while received.load(Ordering::Relaxed) < sent && Instant::now() < deadline && !readers.is_empty() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    readers.stragglers(sent).await;
     let (elapsed, cpu_seconds) = watch.read();
-    // Consumers that have failed already no longer listen.
-    let _ = stop.send(true);
-    let mut latencies = Latencies::new()?;
-    while let Some(done) = readers.join_next().await {
-        latencies
-            .merge(&done.map_err(|e| Failure::new(Exit::Failure, format!("a consumer broke down: {e}")))??)?;
+    let (arrived, latencies) = readers.end().await?;
+    let measured = Measured { sent, arrived, before, elapsed, cpu_seconds };
+    let mut data = report(&args, &measured, &acks);
+    latencies.report(&mut data);
+    print(&format!("end to end through {}", args.topic), &Value::Object(data), output)?;
+    if arrived < sent {
+        let text = format!("{} of {sent} acknowledged records have not arrived", sent - arrived);
+        return Err(Failure::new(Exit::Failure, text));
     }
-    let arrived = received.load(Ordering::Relaxed);
+    Ok(())
+}
+
+struct Measured {
+    sent: u64,
+    arrived: u64,
+    /// Of those that arrived, before the measurement.
+    before: u64,
+    /// Seconds, as the next.
+    elapsed: f64,
+    cpu_seconds: f64,
+}
+
+fn report(args: &BenchE2eArgs, measured: &Measured, acks: &Latencies) -> Map<String, Value> {
+    let Measured { sent, arrived, before, elapsed, cpu_seconds } = *measured;
     let records = arrived - before;
     let bytes = records * u64::from(args.load.record_bytes);
-    let mut data = json!({
+    let data = json!({
         "topic": args.topic,
         "producers": args.load.producers,
         "consumers": args.consumers,
@@ -116,15 +124,53 @@ pub async fn run(args: BenchE2eArgs, settings: &Settings, output: Output) -> Res
         "ack_p99_ms": acks.millis(0.99),
         "missing": sent.saturating_sub(arrived),
     });
-    if let Value::Object(data) = &mut data {
-        latencies.report(data);
+    match data {
+        Value::Object(data) => data,
+        _ => Map::new(),
     }
-    print(&format!("end to end through {}", args.topic), &data, output)?;
-    if arrived < sent {
-        let text = format!("{} of {sent} acknowledged records have not arrived", sent - arrived);
-        return Err(Failure::new(Exit::Failure, text));
+}
+
+/// The consumers at work, and what they got.
+struct Readers {
+    tasks: JoinSet<Result<Latencies, Failure>>,
+    received: Arc<AtomicU64>,
+    stop: watch::Sender<bool>,
+}
+
+impl Readers {
+    fn start(consumers: Vec<Consumer>, run: &Arc<Run>) -> Self {
+        let received = Arc::new(AtomicU64::new(0));
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        for consumer in consumers {
+            tasks.spawn(read(consumer, Arc::clone(run), Arc::clone(&received), stopped.clone()));
+        }
+        Self { tasks, received, stop }
     }
-    Ok(())
+
+    fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many have arrived, for as long as the last ones may take.
+    async fn stragglers(&self, sent: u64) {
+        let deadline = Instant::now() + STRAGGLERS;
+        while self.received() < sent && Instant::now() < deadline && !self.tasks.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// How many records arrived, and after how long.
+    async fn end(mut self) -> Result<(u64, Latencies), Failure> {
+        // Consumers that have failed already no longer listen.
+        let _ = self.stop.send(true);
+        let mut latencies = Latencies::new()?;
+        while let Some(done) = self.tasks.join_next().await {
+            let broke = |e| Failure::new(Exit::Failure, format!("a consumer broke down: {e}"));
+            latencies.merge(&done.map_err(broke)??)?;
+        }
+        Ok((self.received(), latencies))
+    }
 }
 
 /// Consumers that stand at the end of their partitions, so that nothing of the run passes by unseen.

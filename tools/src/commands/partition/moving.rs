@@ -1,6 +1,6 @@
 //! `streamctl partition move`.
 
-use headwater_client::{PartitionStatus, TopicPartition};
+use headwater_client::{Admin, PartitionStatus, TopicPartition};
 use serde_json::json;
 
 use super::{joined, parse_partition};
@@ -44,18 +44,51 @@ pub async fn run(args: MoveArgs, settings: &Settings, output: Output) -> Result<
     must_know(&admin, &args.to).await?;
     let before = look_at(&admin, &args.partitions).await?;
     let mut tally = Tally::default();
+    let accepted = begin(&admin, &args, &before, &mut tally).await?;
+    if accepted.is_empty() {
+        return tally.finish();
+    }
+    let (status, after) = match (args.dry_run, args.no_wait) {
+        (true, _) => ("valid", Vec::new()),
+        (_, true) => ("accepted", Vec::new()),
+        (false, false) => {
+            until_done(output, || async {
+                let now = look_at(&admin, &accepted).await?;
+                Ok(progress(&now, |one| args.cancel || assigned(one) == args.to))
+            })
+            .await?;
+            ("done", look_at(&admin, &accepted).await?)
+        }
+    };
+    let of = |all: &[PartitionStatus], partition: &TopicPartition| find(all, partition).map(assigned);
+    let moved = |partition| Moved {
+        before: of(&before, &partition).unwrap_or_default(),
+        after: of(&after, &partition).unwrap_or_else(|| args.to.clone()),
+        partition,
+    };
+    show(&accepted.into_iter().map(moved).collect::<Vec<_>>(), status, output)?;
+    tally.finish()
+}
+
+/// Asks for the moves, or for their end; those that the cluster accepted.
+async fn begin(
+    admin: &Admin,
+    args: &MoveArgs,
+    before: &[PartitionStatus],
+    tally: &mut Tally,
+) -> Result<Vec<TopicPartition>, Failure> {
     let mut moves = Vec::new();
     for partition in &args.partitions {
-        if args.cancel && !find(&before, partition).is_some_and(is_moving) {
+        if args.cancel && !find(before, partition).is_some_and(is_moving) {
             tally.failed(no_move(partition));
         } else {
             moves.push((partition.clone(), args.to.clone()));
         }
     }
-    if moves.is_empty() {
-        return tally.finish();
-    }
     let mut accepted = Vec::new();
+    if moves.is_empty() {
+        return Ok(accepted);
+    }
     for (partition, result) in admin.reassign(moves, args.dry_run).await? {
         match result {
             Ok(()) => {
@@ -65,52 +98,32 @@ pub async fn run(args: MoveArgs, settings: &Settings, output: Output) -> Result<
             Err(e) => tally.failed(e.into()),
         }
     }
-    let waits = !args.dry_run && !args.no_wait && !accepted.is_empty();
-    if waits {
-        until_done(output, || async {
-            let now = look_at(&admin, &accepted).await?;
-            Ok(progress(&now, |one| args.cancel || assigned(one) == args.to))
+    Ok(accepted)
+}
+
+/// The brokers that a partition's replicas were on, and are or will be.
+struct Moved {
+    partition: TopicPartition,
+    before: Vec<i32>,
+    after: Vec<i32>,
+}
+
+fn show(moved: &[Moved], status: &str, output: Output) -> Result<(), Failure> {
+    let to_json = |Moved { partition, before, after }: &Moved| {
+        json!({
+            "topic": &*partition.topic,
+            "partition": partition.partition,
+            "status": status,
+            "before": before,
+            "after": after,
         })
-        .await?;
-    }
-    let status = match (args.dry_run, waits) {
-        (true, _) => "valid",
-        (_, true) => "done",
-        (_, false) => "accepted",
     };
-    let after = match waits {
-        true => look_at(&admin, &accepted).await?,
-        false => Vec::new(),
-    };
-    let of = |all: &[PartitionStatus], partition: &TopicPartition| find(all, partition).map(assigned);
-    let rows: Vec<(&TopicPartition, Vec<i32>, Vec<i32>)> = accepted
-        .iter()
-        .map(|partition| {
-            let to = of(&after, partition).unwrap_or_else(|| args.to.clone());
-            (partition, of(&before, partition).unwrap_or_default(), to)
-        })
-        .collect();
-    if !rows.is_empty() {
-        let data: Vec<_> = rows
-            .iter()
-            .map(|(partition, before, after)| {
-                json!({
-                    "topic": &*partition.topic,
-                    "partition": partition.partition,
-                    "status": status,
-                    "before": before,
-                    "after": after,
-                })
-            })
-            .collect();
-        output.report(&data, |page| {
-            let rows = rows.iter().map(|(partition, before, after)| {
-                vec![partition.to_string(), joined(before), joined(after), status.to_owned()]
-            });
-            page.table(&["PARTITION", "BEFORE", "AFTER", "STATUS"], rows);
-        })?;
-    }
-    tally.finish()
+    output.report(&moved.iter().map(to_json).collect::<Vec<_>>(), |page| {
+        let rows = moved.iter().map(|Moved { partition, before, after }| {
+            vec![partition.to_string(), joined(before), joined(after), status.to_owned()]
+        });
+        page.table(&["PARTITION", "BEFORE", "AFTER", "STATUS"], rows);
+    })
 }
 
 fn find<'a>(all: &'a [PartitionStatus], partition: &TopicPartition) -> Option<&'a PartitionStatus> {

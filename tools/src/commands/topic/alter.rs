@@ -1,12 +1,13 @@
 //! `streamctl topic alter`: configs, more partitions, and the number of replicas.
 
-use headwater_client::{Admin, ClientError, PartitionStatus};
-use serde_json::json;
+use headwater_client::{Admin, ClientError, ConfigDescription, PartitionStatus};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::parse_config;
 use crate::commands::follow::{assigned, progress, until_done};
 use crate::connect::connect;
-use crate::exit::{Failure, Tally};
+use crate::exit::{Exit, Failure, Tally};
 use crate::output::Output;
 use crate::settings::Settings;
 
@@ -45,80 +46,116 @@ pub struct AlterArgs {
 
 pub async fn run(args: AlterArgs, settings: &Settings, output: Output) -> Result<(), Failure> {
     let admin = connect(settings).await?.admin();
-    let topic = args.topic.as_str();
-    // What is in force now, for the difference; also tells an unknown topic before anything is changed.
-    let (_, now) = admin.describe_configs([topic]).await?.pop().ok_or_else(|| {
-        Failure::new(crate::exit::Exit::Failure, format!("the broker said nothing of {topic}"))
-    })?;
-    let now = now.map_err(|e| of_alter(topic, e))?;
-    let value_of = |name: &str| now.iter().find(|c| c.name == name).map(|c| c.value.clone());
-
-    let changes: Vec<(String, Option<String>)> = args
-        .configs
-        .into_iter()
-        .map(|(name, value)| (name, Some(value)))
-        .chain(args.unset.into_iter().map(|name| (name, None)))
-        .collect();
+    let AlterArgs { topic, dry_run, .. } = &args;
+    // Also tells an unknown topic before anything is changed.
+    let now = configs_in_force(&admin, topic).await?;
     let mut tally = Tally::default();
     let mut done = Vec::new();
-    if !changes.is_empty() {
-        match admin.alter_configs(topic, changes.clone(), args.dry_run).await {
-            Ok(()) => {
-                for (name, value) in changes {
-                    let before = value_of(&name);
-                    let after = value
-                        .or_else(|| now.iter().find(|c| c.name == name).map(|c| c.default_value.clone()));
-                    done.push(json!({ "change": name, "before": before, "after": after }));
-                }
-                tally.done();
-            }
-            Err(e) => tally.failed(e.into()),
+    let mut note = |outcome: Result<Vec<Value>, Failure>| match outcome {
+        Ok(changes) => {
+            done.extend(changes);
+            tally.done();
         }
+        Err(failure) => tally.failed(failure),
+    };
+    if !args.configs.is_empty() || !args.unset.is_empty() {
+        note(alter_configs(&admin, &args, &now).await);
     }
     if let Some(total) = args.partitions {
-        let before =
-            admin.describe_topics([topic]).await?.pop().and_then(|(_, t)| t.ok()).map(|t| t.partitions.len());
-        for (_, result) in admin.create_partitions(vec![(topic.to_string(), total)], args.dry_run).await? {
-            match result {
-                Ok(()) => {
-                    done.push(json!({ "change": "partitions", "before": before, "after": total }));
-                    tally.done();
-                }
-                Err(e) => tally.failed(e.into()),
-            }
-        }
+        note(add_partitions(&admin, topic, total, *dry_run).await);
     }
     if let Some(replicas) = args.replicas {
-        match alter_replicas(&admin, topic, replicas, args.dry_run, !args.no_wait, output).await {
-            Ok(before) => {
-                done.push(json!({ "change": "replicas", "before": before, "after": replicas }));
-                tally.done();
-            }
-            Err(failure) => tally.failed(failure),
-        }
+        note(alter_replicas(&admin, &args, replicas, output).await);
     }
     if !done.is_empty() {
-        let changed = done.iter().any(|change| change["before"] != change["after"]);
-        let (status, said) = match (args.dry_run, changed) {
-            (true, true) => ("valid", "would be altered"),
-            (true, false) => ("valid", "is so already: nothing would change"),
-            (false, true) => ("altered", "altered"),
-            (false, false) => ("unchanged", "is so already: nothing changed"),
-        };
-        let data = json!({ "name": topic, "status": status, "changes": done });
-        output.report(&data, |page| {
-            page.line(format!("topic {topic} {said}"));
-            let text =
-                |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
-            page.table(
-                &["CHANGE", "BEFORE", "AFTER"],
-                done.iter().map(|change| {
-                    ["change", "before", "after"].iter().map(|field| text(&change[field])).collect()
-                }),
-            );
-        })?;
+        show(topic, *dry_run, &done, output)?;
     }
     tally.finish()
+}
+
+fn show(topic: &str, dry_run: bool, done: &[Value], output: Output) -> Result<(), Failure> {
+    let changed = done.iter().any(|change| change["before"] != change["after"]);
+    let (status, said) = match (dry_run, changed) {
+        (true, true) => ("valid", "would be altered"),
+        (true, false) => ("valid", "is so already: nothing would change"),
+        (false, true) => ("altered", "altered"),
+        (false, false) => ("unchanged", "is so already: nothing changed"),
+    };
+    let data = json!({ "name": topic, "status": status, "changes": done });
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+    output.report(&data, |page| {
+        page.line(format!("topic {topic} {said}"));
+        let rows = done
+            .iter()
+            .map(|change| ["change", "before", "after"].iter().map(|field| text(&change[field])).collect());
+        page.table(&["CHANGE", "BEFORE", "AFTER"], rows);
+    })
+}
+
+fn change(what: &str, before: impl Serialize, after: impl Serialize) -> Value {
+    json!({ "change": what, "before": before, "after": after })
+}
+
+async fn configs_in_force(admin: &Admin, topic: &str) -> Result<Vec<ConfigDescription>, Failure> {
+    let (_, configs) = admin
+        .describe_configs([topic])
+        .await?
+        .pop()
+        .ok_or_else(|| Failure::new(Exit::Failure, format!("the broker said nothing of {topic}")))?;
+    configs.map_err(|e| of_alter(topic, e))
+}
+
+async fn alter_configs(
+    admin: &Admin,
+    args: &AlterArgs,
+    now: &[ConfigDescription],
+) -> Result<Vec<Value>, Failure> {
+    let set = args.configs.iter().map(|(name, value)| (name.clone(), Some(value.clone())));
+    let unset = args.unset.iter().map(|name| (name.clone(), None));
+    let changes: Vec<(String, Option<String>)> = set.chain(unset).collect();
+    admin.alter_configs(&args.topic, changes.clone(), args.dry_run).await?;
+    let difference = |(name, value): (String, Option<String>)| {
+        let config = now.iter().find(|config| config.name == name);
+        let after = value.or_else(|| config.map(|config| config.default_value.clone()));
+        change(&name, config.map(|config| &config.value), after)
+    };
+    Ok(changes.into_iter().map(difference).collect())
+}
+
+async fn add_partitions(
+    admin: &Admin,
+    topic: &str,
+    total: i32,
+    dry_run: bool,
+) -> Result<Vec<Value>, Failure> {
+    let described = admin.describe_topics([topic]).await?.pop();
+    let before = described.and_then(|(_, topic)| topic.ok()).map(|topic| topic.partitions.len());
+    for (_, created) in admin.create_partitions(vec![(topic.to_owned(), total)], dry_run).await? {
+        created?;
+    }
+    Ok(vec![change("partitions", before, total)])
+}
+
+/// The number before is of a partition that has another than wanted, if one has.
+async fn alter_replicas(
+    admin: &Admin,
+    args: &AlterArgs,
+    replicas: i32,
+    output: Output,
+) -> Result<Vec<Value>, Failure> {
+    let topic = &args.topic;
+    let look = || admin.list_partitions(vec![topic.clone()], false);
+    let wanted = |one: &PartitionStatus| i32::try_from(assigned(one).len()) == Ok(replicas);
+    let now = look().await?;
+    let differs = now.iter().find(|one| !wanted(one)).or_else(|| now.first());
+    let before = differs.map_or(0, |partition| assigned(partition).len());
+    for (_, altered) in admin.alter_replicas(vec![(topic.clone(), replicas)], args.dry_run).await? {
+        altered?;
+    }
+    if !args.no_wait && !args.dry_run {
+        until_done(output, || async { Ok(progress(&look().await?, wanted)) }).await?;
+    }
+    Ok(vec![change("replicas", before, replicas)])
 }
 
 /// What the broker says of a topic, to somebody who wants to alter it.
@@ -129,27 +166,4 @@ fn of_alter(topic: &str, error: ClientError) -> Failure {
         }
         error => error.into(),
     }
-}
-
-/// Gives the number of replicas before; of a partition that has another number than wanted, if one has.
-async fn alter_replicas(
-    admin: &Admin,
-    topic: &str,
-    replicas: i32,
-    dry_run: bool,
-    wait: bool,
-    output: Output,
-) -> Result<usize, Failure> {
-    let look = || admin.list_partitions(vec![topic.to_owned()], false);
-    let wanted = |one: &PartitionStatus| i32::try_from(assigned(one).len()) == Ok(replicas);
-    let now = look().await?;
-    let differs = now.iter().find(|one| !wanted(one)).or_else(|| now.first());
-    let before = differs.map_or(0, |partition| assigned(partition).len());
-    for (_, result) in admin.alter_replicas(vec![(topic.to_owned(), replicas)], dry_run).await? {
-        result?;
-    }
-    if wait && !dry_run {
-        until_done(output, || async { Ok(progress(&look().await?, wanted)) }).await?;
-    }
-    Ok(before)
 }
