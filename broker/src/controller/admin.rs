@@ -103,7 +103,7 @@ impl Controller {
         let before = topic.partitions.len();
         let total = usize::try_from(total).unwrap_or(0);
         if total <= before {
-            return Err(MetadataError::PartitionsChanged { expected: total, found: before }.into());
+            return Err(MetadataError::PartitionsNotAdded { found: before }.into());
         }
         self.check_room(0, total - before)?;
         let replicas = topic.replica_count();

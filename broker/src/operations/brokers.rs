@@ -105,10 +105,13 @@ impl Node {
     fn check_none_stuck(&self, id: BrokerId, stuck: &[GroupId]) -> Result<(), RequestError> {
         let Some(first) = stuck.first() else { return Ok(()) };
         let (topic, partition) = name_of(self, *first);
+        let them = match stuck.len() {
+            1 => String::new(),
+            count => format!(", one of {count} such partitions"),
+        };
         Err(RequestError::NotEnoughBrokers(format!(
-            "{} partitions of broker {id} find no other broker, {topic}/{partition} among them: add a broker, or \
-             lower their number of replicas",
-            stuck.len()
+            "no other broker can take {topic}/{partition} from broker {id}{them}: add a broker, or lower the number \
+             of replicas"
         )))
     }
 }

@@ -29,6 +29,8 @@ pub enum MetadataError {
     PartitionCount { partitions: usize },
     #[error("the topic has {found} partitions, not {expected}: somebody else added some; look again")]
     PartitionsChanged { expected: usize, found: usize },
+    #[error("the topic has {found} partitions: partitions are only ever added, up to a total above that")]
+    PartitionsNotAdded { found: usize },
     #[error(
         "{replicas} replicas are not possible with {brokers} brokers: \
          each needs a broker of its own, and at most {REPLICAS_MAX} are allowed"
@@ -70,7 +72,9 @@ impl MetadataError {
             Self::Config(_) => ErrorCode::InvalidConfig,
             Self::TopicExists(_) => ErrorCode::TopicAlreadyExists,
             Self::UnknownTopicId(_) | Self::UnknownPartition(_) => ErrorCode::UnknownTopicOrPartition,
-            Self::PartitionCount { .. } | Self::PartitionsChanged { .. } => ErrorCode::InvalidPartitions,
+            Self::PartitionCount { .. }
+            | Self::PartitionsChanged { .. }
+            | Self::PartitionsNotAdded { .. } => ErrorCode::InvalidPartitions,
             Self::ReplicationFactor { .. } => ErrorCode::InvalidReplicationFactor,
             Self::UnknownBroker(_) | Self::BrokerLeaving(_) => ErrorCode::InvalidReplicaAssignment,
             Self::RetiredIncarnation { .. }

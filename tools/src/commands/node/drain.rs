@@ -4,7 +4,7 @@ use headwater_client::Admin;
 use headwater_proto::v1;
 
 use super::{must_find, report};
-use crate::commands::brokers::parse_broker;
+use crate::commands::brokers::{no_broker, parse_broker};
 use crate::commands::follow::{Seen, assigned, names, until_done};
 use crate::connect::connect;
 use crate::exit::{Exit, Failure};
@@ -48,14 +48,16 @@ pub async fn run(args: DrainArgs, settings: &Settings, output: Output) -> Result
 
 /// Whether the broker leads nothing any more, and what it still leads otherwise.
 async fn leads_nothing(admin: &Admin, id: i32) -> Result<Seen, Failure> {
-    let count = must_find(admin, id).await?.leaders;
+    let brokers = admin.cluster_status().await?.brokers;
+    let broker = brokers.iter().find(|broker| id_of(broker) == Some(id)).ok_or_else(|| no_broker(id))?;
+    let count = broker.leaders;
     if count == 0 {
         return Ok(Seen::Done);
     }
     let mut led = admin.list_partitions(Vec::new(), false).await?;
     led.retain(|one| one.leader_id == id);
-    let alone: Vec<_> = led.iter().filter(|one| is_alone(one, id)).cloned().collect();
-    if !alone.is_empty() && alone.len() == led.len() && led.len() == count as usize {
+    let (alone, shared): (Vec<_>, Vec<_>) = led.iter().cloned().partition(|one| is_alone(one, id));
+    if shared.is_empty() && !alone.is_empty() && led.len() == count as usize {
         return Err(nowhere_else(id, &alone));
     }
     let mut left = format!("broker {id} still leads {}", counted(u64::from(count), "partition"));
@@ -65,7 +67,23 @@ async fn leads_nothing(admin: &Admin, id: i32) -> Result<Seen, Failure> {
     if !alone.is_empty() {
         left += &format!("; nobody else has a replica of {}", names(&alone));
     }
+    let stuck: Vec<_> = shared.into_iter().filter(|one| !may_pass_on(one, id, &brokers)).collect();
+    if !stuck.is_empty() {
+        left += &format!("; the other brokers that have {} are draining or silent", names(&stuck));
+    }
     Ok(Seen::Left { what: left, detail: String::new() })
+}
+
+fn id_of(broker: &v1::BrokerStatus) -> Option<i32> {
+    broker.broker.as_ref().map(|about| about.id)
+}
+
+/// Whether another broker that has a replica of the partition may lead it.
+fn may_pass_on(partition: &v1::PartitionStatus, id: i32, brokers: &[v1::BrokerStatus]) -> bool {
+    let leads = |other: i32| {
+        brokers.iter().any(|b| id_of(b) == Some(other) && b.live && b.state() == v1::BrokerState::Active)
+    };
+    partition.replicas.iter().any(|replica| replica.broker_id != id && leads(replica.broker_id))
 }
 
 /// Whether no other broker has a replica of the partition, or is about to.
@@ -94,6 +112,26 @@ mod tests {
         let replica = |id: &i32| v1::ReplicaStatus { broker_id: *id, ..Default::default() };
         let replicas = brokers.iter().map(replica).collect();
         v1::PartitionStatus { topic: "orders".into(), partition: 3, replicas, ..Default::default() }
+    }
+
+    #[test]
+    fn nobody_takes_a_partition_who_drains_or_is_silent() {
+        let broker = |id: i32, live: bool, state: v1::BrokerState| v1::BrokerStatus {
+            broker: Some(v1::Broker { id, ..Default::default() }),
+            live,
+            state: state.into(),
+            ..Default::default()
+        };
+        let (active, draining) = (v1::BrokerState::Active, v1::BrokerState::Draining);
+        let brokers = [
+            broker(1, true, active),
+            broker(2, true, draining),
+            broker(3, true, draining),
+            broker(4, false, active),
+        ];
+        for (holders, expected) in [(&[2, 3, 4][..], false), (&[2, 1], true), (&[2], false), (&[1], true)] {
+            assert_eq!(may_pass_on(&partition(holders), 2, &brokers), expected, "{holders:?}");
+        }
     }
 
     #[test]
