@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use headwater_client::{Client, ClientConfig, NewTopic, Producer, ProducerConfig, Topic};
+use headwater_client::{Client, ClientConfig, NewTopic, ProducerConfig, Topic};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -57,8 +57,8 @@ impl Load {
     ///
     /// # Errors
     /// No broker answered.
-    pub async fn producer(&self, config: ProducerConfig) -> Result<Producer> {
-        Ok(connect(&self.bootstrap).await?.producer(config).await?)
+    pub async fn connect(&self) -> Result<Client> {
+        connect(&self.bootstrap).await
     }
 
     /// Creates the topic of a target, with so many replicas and these configs.
@@ -85,7 +85,7 @@ impl Load {
         targets: &[&Target],
         pace: Duration,
     ) -> Result<()> {
-        let producer = self.producer(config).await?;
+        let producer = self.connect().await?.producer(config).await?;
         let targets = targets.iter().copied().cloned().collect();
         let number = self.producers;
         self.producers += 1;
@@ -103,7 +103,7 @@ impl Load {
     /// # Errors
     /// No broker answered.
     pub async fn follow(&mut self, target: &Target) -> Result<()> {
-        let reader = connect(&self.bootstrap).await?;
+        let reader = self.connect().await?;
         let number = self.readers;
         self.readers += 1;
         let follow = workload::follow(reader, number, target.clone(), self.recorder.clone(), self.stopped());
@@ -154,7 +154,7 @@ impl Load {
     /// Stops all, and waits until each has what it had under way.
     ///
     /// # Errors
-    /// A reader has failed.
+    /// A reader has failed, or what was spawned.
     pub async fn end(&mut self) -> Result<()> {
         self.stop.send_replace(true);
         while let Some(task) = self.tasks.join_next().await {

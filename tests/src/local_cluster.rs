@@ -151,12 +151,16 @@ pub struct Streamctl {
 
 impl Streamctl {
     /// SIGINT: it ends what it is measuring, and prints.
-    pub fn interrupt(&self) -> io::Result<()> {
-        self.process.as_ref().map_or(Ok(()), |process| send_signal(process, Signal::INT))
+    pub fn interrupt(&mut self) -> io::Result<()> {
+        send_signal(self.process()?, Signal::INT)
     }
 
     pub fn is_running(&mut self) -> io::Result<bool> {
-        self.process.as_mut().map_or(Ok(false), |process| Ok(process.try_wait()?.is_none()))
+        Ok(self.process()?.try_wait()?.is_none())
+    }
+
+    fn process(&mut self) -> io::Result<&mut Child> {
+        self.process.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
     /// Waits for its end; what it printed.

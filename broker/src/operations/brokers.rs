@@ -105,12 +105,12 @@ impl Node {
     fn check_none_stuck(&self, id: BrokerId, stuck: &[GroupId]) -> Result<(), RequestError> {
         let Some(first) = stuck.first() else { return Ok(()) };
         let (topic, partition) = name_of(self, *first);
-        let them = match stuck.len() {
+        let more = match stuck.len() {
             1 => String::new(),
-            count => format!(", one of {count} such partitions"),
+            count => format!(" and {} more", count - 1),
         };
         Err(RequestError::NotEnoughBrokers(format!(
-            "no other broker can take {topic}/{partition} from broker {id}{them}: add a broker, or lower the number \
+            "no other broker can take {topic}/{partition}{more} from broker {id}: add a broker, or lower the number \
              of replicas"
         )))
     }

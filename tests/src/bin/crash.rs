@@ -82,7 +82,7 @@ async fn start_load(addresses: Addresses, kept: &Target, trimmed: &Target) -> Re
     for _ in 0..READERS {
         load.follow(kept).await?;
     }
-    load.spawn(churn(load.client().clone(), trimmed.clone(), load.stopped()));
+    load.spawn(churn(load.connect().await?, trimmed.clone(), load.stopped()));
     Ok(load)
 }
 

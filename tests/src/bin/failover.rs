@@ -95,7 +95,7 @@ fn report(stalls: &mut [Duration], limit_ms: u64) -> bool {
 
 async fn start_probe(load: &mut Load, target: &Target, partition: i32) -> Result<Probed> {
     let config = ProducerConfig { linger: Duration::ZERO, ..ProducerConfig::default() };
-    let producer = load.producer(config).await?;
+    let producer = load.connect().await?.producer(config).await?;
     let (seen, newest) = watch::channel(Instant::now());
     load.spawn(probe(producer, target.clone(), partition, seen, load.stopped()));
     Ok(newest)

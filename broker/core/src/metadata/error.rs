@@ -29,7 +29,9 @@ pub enum MetadataError {
     PartitionCount { partitions: usize },
     #[error("the topic has {found} partitions, not {expected}: somebody else added some; look again")]
     PartitionsChanged { expected: usize, found: usize },
-    #[error("the topic has {found} partitions: partitions are only ever added, up to a total above that")]
+    #[error(
+        "the topic has {found} partitions already, and they are only ever added: ask for a total above that"
+    )]
     PartitionsNotAdded { found: usize },
     #[error(
         "{replicas} replicas are not possible with {brokers} brokers: \

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use headwater_client::{Client, Consumer, ConsumerConfig, Position, TopicPartition};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -79,12 +79,10 @@ pub async fn run(args: BenchE2eArgs, settings: &Settings, output: Output) -> Res
     tasks.all(&mut acks).await?;
     let sent = run.acknowledged.load(Ordering::Relaxed);
     readers.stragglers(sent).await;
-    let (elapsed, cpu_seconds) = watch.read();
+    let (elapsed_seconds, cpu_seconds) = watch.read();
     let (arrived, latencies) = readers.end().await?;
-    let measured = Measured { sent, arrived, before, elapsed, cpu_seconds };
-    let mut data = report(&args, &measured, &acks);
-    latencies.report(&mut data);
-    print(&format!("end to end through {}", args.topic), &Value::Object(data), output)?;
+    let measured = Measured { sent, arrived, before, elapsed_seconds, cpu_seconds, acks, latencies };
+    print(&format!("end to end through {}", args.topic), &report(&args, &measured), output)?;
     if arrived < sent {
         let text = format!("{} of {sent} acknowledged records have not arrived", sent - arrived);
         return Err(Failure::new(Exit::Failure, text));
@@ -97,16 +95,17 @@ struct Measured {
     arrived: u64,
     /// Of those that arrived, before the measurement.
     before: u64,
-    /// Seconds, as the next.
-    elapsed: f64,
+    elapsed_seconds: f64,
     cpu_seconds: f64,
+    acks: Latencies,
+    latencies: Latencies,
 }
 
-fn report(args: &BenchE2eArgs, measured: &Measured, acks: &Latencies) -> Map<String, Value> {
-    let Measured { sent, arrived, before, elapsed, cpu_seconds } = *measured;
-    let records = arrived - before;
+fn report(args: &BenchE2eArgs, measured: &Measured) -> Value {
+    let Measured { sent, arrived, elapsed_seconds, cpu_seconds, .. } = *measured;
+    let records = arrived - measured.before;
     let bytes = records * u64::from(args.load.record_bytes);
-    let data = json!({
+    let mut data = json!({
         "topic": args.topic,
         "producers": args.load.producers,
         "consumers": args.consumers,
@@ -115,19 +114,19 @@ fn report(args: &BenchE2eArgs, measured: &Measured, acks: &Latencies) -> Map<Str
         "rate_mb": args.rate_mb,
         "records": records,
         "bytes": bytes,
-        "seconds": round(elapsed),
-        "mb_per_s": round(bytes as f64 / 1e6 / elapsed),
-        "records_per_s": round(records as f64 / elapsed),
+        "seconds": round(elapsed_seconds),
+        "mb_per_s": round(bytes as f64 / 1e6 / elapsed_seconds),
+        "records_per_s": round(records as f64 / elapsed_seconds),
         "client_cpu_seconds": round(cpu_seconds),
         "client_cpu_seconds_per_gb": round(cpu_seconds / (bytes as f64 / 1e9).max(1e-9)),
-        "ack_p50_ms": acks.millis(0.5),
-        "ack_p99_ms": acks.millis(0.99),
+        "ack_p50_ms": measured.acks.millis(0.5),
+        "ack_p99_ms": measured.acks.millis(0.99),
         "missing": sent.saturating_sub(arrived),
     });
-    match data {
-        Value::Object(data) => data,
-        _ => Map::new(),
+    if let Value::Object(data) = &mut data {
+        measured.latencies.report(data);
     }
+    data
 }
 
 /// The consumers at work, and what they got.

@@ -3,7 +3,7 @@
 use headwater_client::Admin;
 use headwater_proto::v1;
 
-use super::{must_find, report};
+use super::{id_of, must_find, report};
 use crate::commands::brokers::{no_broker, parse_broker};
 use crate::commands::follow::{Seen, assigned, names, until_done};
 use crate::connect::connect;
@@ -69,21 +69,19 @@ async fn leads_nothing(admin: &Admin, id: i32) -> Result<Seen, Failure> {
     }
     let stuck: Vec<_> = shared.into_iter().filter(|one| !may_pass_on(one, id, &brokers)).collect();
     if !stuck.is_empty() {
-        left += &format!("; the other brokers that have {} are draining or silent", names(&stuck));
+        left +=
+            &format!("; the other brokers that have {} are draining, being removed or silent", names(&stuck));
     }
     Ok(Seen::Left { what: left, detail: String::new() })
 }
 
-fn id_of(broker: &v1::BrokerStatus) -> Option<i32> {
-    broker.broker.as_ref().map(|about| about.id)
-}
-
 /// Whether another broker that has a replica of the partition may lead it.
 fn may_pass_on(partition: &v1::PartitionStatus, id: i32, brokers: &[v1::BrokerStatus]) -> bool {
-    let leads = |other: i32| {
-        brokers.iter().any(|b| id_of(b) == Some(other) && b.live && b.state() == v1::BrokerState::Active)
+    let may_lead = |replica: &v1::ReplicaStatus| {
+        let holds = |b: &v1::BrokerStatus| id_of(b) == Some(replica.broker_id);
+        !replica.leaving && brokers.iter().any(|b| holds(b) && b.live && b.state() == v1::BrokerState::Active)
     };
-    partition.replicas.iter().any(|replica| replica.broker_id != id && leads(replica.broker_id))
+    partition.replicas.iter().any(|replica| replica.broker_id != id && may_lead(replica))
 }
 
 /// Whether no other broker has a replica of the partition, or is about to.

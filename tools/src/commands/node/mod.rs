@@ -37,7 +37,11 @@ pub async fn run(command: NodeCommand, settings: &Settings, output: Output) -> R
 /// The broker, if the cluster has it.
 async fn find(admin: &Admin, id: i32) -> Result<Option<v1::BrokerStatus>, Failure> {
     let status = admin.cluster_status().await?;
-    Ok(status.brokers.into_iter().find(|b| b.broker.as_ref().is_some_and(|about| about.id == id)))
+    Ok(status.brokers.into_iter().find(|broker| id_of(broker) == Some(id)))
+}
+
+fn id_of(broker: &v1::BrokerStatus) -> Option<i32> {
+    broker.broker.as_ref().map(|about| about.id)
 }
 
 async fn must_find(admin: &Admin, id: i32) -> Result<v1::BrokerStatus, Failure> {

@@ -1,5 +1,7 @@
 //! `streamctl partition recover`: the way out when a majority of a partition's disks is gone for good.
 
+use std::time::{Duration, Instant};
+
 use futures_util::{StreamExt, stream};
 use headwater_client::{Admin, TopicPartition};
 use headwater_proto::{ErrorCode, v1};
@@ -10,7 +12,7 @@ use crate::commands::brokers::{must_know, parse_broker};
 use crate::commands::confirm::confirm;
 use crate::connect::connect;
 use crate::exit::{Exit, Failure, Tally};
-use crate::output::{Output, Page, grouped};
+use crate::output::{Output, Page, counted, grouped};
 use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
@@ -45,6 +47,7 @@ pub struct RecoverArgs {
 
 /// Each look asks every broker, and waits for those that are down.
 const AT_ONCE: usize = 16;
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A partition and what would be lost of it.
 type Outlook = (TopicPartition, v1::RecoverPartitionResponse);
@@ -53,20 +56,21 @@ pub async fn run(args: RecoverArgs, settings: &Settings, output: Output) -> Resu
     let admin = connect(settings).await?.admin();
     must_know(&admin, args.survivor.as_slice()).await?;
     if args.accept_loss {
-        must_have_controller(&admin).await?;
+        must_have_controller(&admin, settings.timeout.value).await?;
     }
     let mut tally = Tally::default();
     let mut outlooks = Vec::new();
+    let mut spared = 0;
     for (partition, looked) in look_at(&admin, &args).await? {
         match looked {
             Ok(outlook) => outlooks.push((partition, outlook)),
-            Err(failure) if args.all && elects_by_itself(&failure) => {}
+            Err(failure) if args.all && elects_by_itself(&failure) => spared += 1,
             Err(failure) => tally.failed(failure),
         }
     }
     if outlooks.is_empty() {
         tally.finish()?;
-        return show(&[], "preview", output, |page| page.line("no partition has lost its majority"));
+        return show(&[], "preview", output, |page| page.line(nothing_lost(spared)));
     }
     if args.accept_loss {
         confirm(&question(&outlooks), args.yes)?;
@@ -75,21 +79,39 @@ pub async fn run(args: RecoverArgs, settings: &Settings, output: Output) -> Resu
     outlooks.iter().for_each(|_| tally.done());
     show(&outlooks, "preview", output, |page| {
         let names: Vec<String> = outlooks.iter().map(|(partition, _)| partition.to_string()).collect();
+        let which = if args.all { "--all".to_owned() } else { names.join(" ") };
         let survivor = args.survivor.map_or_else(String::new, |id| format!(" --survivor {id}"));
         page.line(format!(
-            "Nothing was changed. To go on so: streamctl partition recover {} --accept-loss{survivor}",
-            names.join(" ")
+            "Nothing was changed. To go on so: streamctl partition recover {which} --accept-loss{survivor}"
         ));
     })?;
     tally.finish()
 }
 
-/// Nothing can be decided without the metadata.
-async fn must_have_controller(admin: &Admin) -> Result<(), Failure> {
-    let status = admin.cluster_status().await?;
-    if status.controller_id >= 0 {
-        return Ok(());
-    }
+fn nothing_lost(spared: usize) -> String {
+    let others = match spared {
+        0 => String::new(),
+        _ => format!(
+            "; {} that `streamctl partition list --unhealthy` shows have a leader or elect one by themselves",
+            counted(spared as u64, "partition")
+        ),
+    };
+    format!("no partition has lost its majority{others}")
+}
+
+/// Nothing can be decided without the metadata; an election of its leader is waited for.
+async fn must_have_controller(admin: &Admin, patience: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + patience;
+    let status = loop {
+        let status = admin.cluster_status().await?;
+        if status.controller_id >= 0 {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            break status;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    };
     Err(Failure::new(Exit::Unreachable, "the cluster has no controller: nothing was changed").hint(format!(
         "it elects one by itself while a majority of the brokers {} is up; if that is gone for good, stop one that \
          is left and run `headwater --recover-metadata` with its data directory",
@@ -99,13 +121,12 @@ async fn must_have_controller(admin: &Admin) -> Result<(), Failure> {
 
 type Looked = Result<v1::RecoverPartitionResponse, Failure>;
 
-/// Those that were named, or all without a leader, in their order.
+/// Those that were named, or all that are not whole: a leader that lost the others may still say that it leads.
 async fn look_at(admin: &Admin, args: &RecoverArgs) -> Result<Vec<(TopicPartition, Looked)>, Failure> {
     let mut partitions = args.partitions.clone();
     if args.all {
-        let leaderless =
-            admin.list_partitions(Vec::new(), true).await?.into_iter().filter(|p| p.leader_id < 0);
-        partitions = leaderless.map(|p| TopicPartition::new(p.topic, p.partition)).collect();
+        let unhealthy = admin.list_partitions(Vec::new(), true).await?.into_iter();
+        partitions = unhealthy.map(|p| TopicPartition::new(p.topic, p.partition)).collect();
         partitions.sort();
     }
     let looks = partitions.into_iter().map(|partition| async move {
@@ -160,7 +181,8 @@ async fn look(
     }
     Err(Failure::new(Exit::Conflict, format!("no replica of {partition} answers: nothing can go on")).hint(format!(
         "bring back one of its brokers, `streamctl partition list` shows which they are; if none of them ever will \
-         be, `streamctl partition recover {partition} --survivor ID` begins again there, with nothing"
+         be, `streamctl partition recover {partition} --survivor ID --accept-loss` begins again there, with \
+         nothing"
     )))
 }
 

@@ -136,7 +136,7 @@ async fn add_partitions(
     Ok(vec![change("partitions", before, total)])
 }
 
-/// The number before is of a partition that has another than wanted, if one has.
+/// Where partitions differ, the number before is that of one that is not as wanted.
 async fn alter_replicas(
     admin: &Admin,
     args: &AlterArgs,
