@@ -19,6 +19,7 @@ type Result<T> = std::result::Result<T, AnyError>;
 /// Replicas are in sync again this long after the last fault, or the run has failed.
 const IN_SYNC_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LIST_PAUSE: Duration = Duration::from_millis(150);
 
 /// Producers and readers in the background, and the history that they note.
 pub struct Load {
@@ -108,6 +109,20 @@ impl Load {
         self.readers += 1;
         let follow = workload::follow(reader, number, target.clone(), self.recorder.clone(), self.stopped());
         self.spawn(async { Ok(follow.await?) });
+        Ok(())
+    }
+
+    /// Asks for the ends of the partitions, all the time.
+    ///
+    /// # Errors
+    /// No broker answered.
+    pub async fn list(&mut self, target: &Target) -> Result<()> {
+        let client = self.connect().await?;
+        let list = workload::list(client, target.clone(), self.recorder.clone(), self.stopped(), LIST_PAUSE);
+        self.spawn(async {
+            list.await;
+            Ok(())
+        });
         Ok(())
     }
 

@@ -29,7 +29,7 @@ use crate::group::Group;
 use crate::peer::{Body, GroupRequest, Lane, Refusal, RequestKind};
 use crate::types::{Membership, Peer};
 
-/// After this long a majority of the voters has to do, and somebody has to know of it.
+/// After this long without a word of the others a majority of the voters has to do, and somebody has to know of it.
 const MAJORITY_AFTER: Duration = Duration::from_secs(60);
 
 const VERSION: u16 = 0;
@@ -118,7 +118,7 @@ impl<M: Machine> Group<M> {
     async fn ask_voters(&self, known: &mut Known) -> Result<(), ConsensusError> {
         let raft = self.raft()?;
         known.learn_members(raft.with_raft_state(|state| memberships(&state.membership_state)).await.ok());
-        known.ends.insert(self.replica_id, durable_end(self.log()));
+        known.learn_end(self.replica_id, durable_end(self.log()));
         let voters = known.voters(&self.tail.first_voters);
         let others: Vec<_> = voters.iter().filter(|(replica, _)| **replica != self.replica_id).collect();
         self.tail.told().alone = others.is_empty() && !voters.contains_key(&self.replica_id);
@@ -129,13 +129,14 @@ impl<M: Machine> Group<M> {
                 Some(term) if term >= self.tail.voted => self.tail.lower(ends.end, Some(term)),
                 _ => {}
             }
-            known.ends.insert(replica, ends.end);
+            known.learn_end(replica, ends.end);
         }
-        if let Some(floor) = known.floor(&self.tail.first_voters, false) {
+        if let Some(floor) = known.floor_of_all(&self.tail.first_voters) {
             self.tail.lower(floor, None);
-        } else if known.since.elapsed() >= MAJORITY_AFTER
-            && self.tail.told().floor.is_none()
-            && let Some(floor) = known.floor(&self.tail.first_voters, true)
+        }
+        // Who said where its log ends may have lost its disk since, and nobody else may reach that far.
+        if let Some(floor) = known.floor_of_majority(&self.tail.first_voters)
+            && self.tail.told().floor.is_none_or(|told| floor < told)
         {
             tracing::error!(group = %self.id, ?floor, "ALARM: the end of the log was torn and not all voters answer: \
                 a majority's word is taken, and what only the others hold may be lost");
@@ -236,12 +237,17 @@ async fn mend<M: Machine>(group: Weak<Group<M>>, interval: Duration) {
 struct Known {
     since: Instant,
     memberships: Vec<Membership>,
-    ends: BTreeMap<ReplicaId, LogId>,
+    /// With the time at which each was told.
+    ends: BTreeMap<ReplicaId, (LogId, Instant)>,
 }
 
 impl Known {
     fn new() -> Self {
         Self { since: Instant::now(), memberships: Vec::new(), ends: BTreeMap::new() }
+    }
+
+    fn learn_end(&mut self, replica: ReplicaId, end: LogId) {
+        self.ends.insert(replica, (end, Instant::now()));
     }
 
     fn learn_members(&mut self, memberships: Option<Vec<Membership>>) {
@@ -271,14 +277,37 @@ impl Known {
         configs.iter().flatten().filter_map(|replica| Some((*replica, peer(replica)?))).collect()
     }
 
-    /// The highest end, once every voter has answered, or a majority of each configuration.
-    fn floor(&self, first_voters: &BTreeMap<ReplicaId, Peer>, majority: bool) -> Option<LogId> {
-        let configs = self.configs(first_voters);
+    /// The highest end, once every voter has told its own.
+    fn floor_of_all(&self, first_voters: &BTreeMap<ReplicaId, Peer>) -> Option<LogId> {
+        self.floor(
+            first_voters,
+            |config| config.iter().all(|replica| self.ends.contains_key(replica)),
+            |_| true,
+        )
+    }
+
+    /// The highest end of those that still answer, once the others have been silent for long.
+    fn floor_of_majority(&self, first_voters: &BTreeMap<ReplicaId, Peer>) -> Option<LogId> {
+        if self.since.elapsed() < MAJORITY_AFTER {
+            return None;
+        }
+        let answers = |told: &Instant| told.elapsed() < MAJORITY_AFTER;
         let enough = |config: &BTreeSet<ReplicaId>| {
-            let answered = config.iter().filter(|replica| self.ends.contains_key(replica)).count();
-            if majority { answered > config.len() / 2 } else { answered == config.len() }
+            let told = config.iter().filter_map(|replica| self.ends.get(replica));
+            told.filter(|(_, told)| answers(told)).count() > config.len() / 2
         };
-        (!configs.is_empty() && configs.iter().all(enough)).then(|| self.ends.values().max().copied())?
+        self.floor(first_voters, enough, answers)
+    }
+
+    fn floor(
+        &self,
+        first_voters: &BTreeMap<ReplicaId, Peer>,
+        enough: impl Fn(&BTreeSet<ReplicaId>) -> bool,
+        counts: impl Fn(&Instant) -> bool,
+    ) -> Option<LogId> {
+        let configs = self.configs(first_voters);
+        let ends = self.ends.values().filter(|(_, told)| counts(told)).map(|(end, _)| *end);
+        (!configs.is_empty() && configs.iter().all(enough)).then(|| ends.max())?
     }
 }
 

@@ -49,10 +49,18 @@ const SMALL_DISK_MIB: u64 = 3_072;
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    tokio::runtime::Runtime::new()?.block_on(run(args))
+    let sound = tokio::runtime::Runtime::new()?.block_on(run(&args));
+    if !matches!(sound, Ok(true)) {
+        let Args { minutes, seed, .. } = args;
+        println!(
+            "repeat with: cargo run --release -p headwater-tests --bin chaos -- --minutes {minutes} --seed {seed}"
+        );
+    }
+    Ok(if sound? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn run(args: Args) -> Result<ExitCode> {
+/// Whether nothing went wrong.
+async fn run(args: &Args) -> Result<bool> {
     let mut dir = tempfile::tempdir()?;
     dir.disable_cleanup(args.keep);
     println!("seed {}; brokers under {}", args.seed, dir.path().display());
@@ -67,6 +75,7 @@ async fn run(args: Args) -> Result<ExitCode> {
     for _ in 0..READERS {
         load.follow(&kept).await?;
     }
+    load.list(&kept).await?;
 
     let end = Instant::now() + Duration::from_secs_f64(args.minutes * 60.0);
     while Instant::now() < end {
@@ -85,13 +94,7 @@ async fn run(args: Args) -> Result<ExitCode> {
     load.end().await?;
     println!("{:?}", faults.counts);
     let (sound, _) = load.verdict(&[kept]).await?;
-    if !sound {
-        let Args { minutes, seed, .. } = args;
-        println!(
-            "repeat with: cargo run --release -p headwater-tests --bin chaos -- --minutes {minutes} --seed {seed}"
-        );
-    }
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(sound)
 }
 
 /// The brokers, and what can be done to them.

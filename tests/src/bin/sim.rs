@@ -40,6 +40,9 @@ struct Args {
     /// Plants this bug.
     #[arg(long, value_parser = mutant)]
     mutant: Option<Mutant>,
+    /// Aims the faults at the bug, and does not plant it.
+    #[arg(long, requires = "mutant")]
+    unplanted: bool,
     /// One broker alone, with power cuts and crashes.
     #[arg(long)]
     alone: bool,
@@ -115,7 +118,7 @@ impl FormatTime for SimulatedTime {
 
 /// One run of a cluster.
 fn one(args: &Args) -> Result<bool> {
-    plant(args.mutant)?;
+    plant(args.mutant.filter(|_| !args.unplanted))?;
     let load_ms = args.load_ms.unwrap_or(if args.short { SHORT_LOAD_MS } else { LOAD_MS });
     let load = Duration::from_millis(load_ms);
     let full = !args.short && !args.calm && args.load_ms.is_none() && args.mutant.is_none();
@@ -195,7 +198,13 @@ fn one_alone(args: &Args) -> Result<bool> {
 /// Arguments that a run of many shares with its parent.
 fn shared(args: &Args) -> Vec<String> {
     let mut shared = Vec::new();
-    for (flag, given) in [("--short", args.short), ("--alone", args.alone), ("--calm", args.calm)] {
+    let flags = [
+        ("--short", args.short),
+        ("--alone", args.alone),
+        ("--calm", args.calm),
+        ("--unplanted", args.unplanted),
+    ];
+    for (flag, given) in flags {
         shared.extend(given.then(|| flag.to_owned()));
     }
     shared.extend(args.mutant.iter().flat_map(|mutant| ["--mutant".to_owned(), mutant.to_string()]));
@@ -224,7 +233,8 @@ fn sweep_seeds(args: &Args) -> Result<bool> {
     Ok(false)
 }
 
-/// Plants one bug after the other, and looks for each until it is found.
+/// Plants one bug after the other, and looks for each until it is found: a run that fails, and does not fail without
+/// the bug.
 fn mutants(args: &Args) -> Result<bool> {
     if !cfg!(feature = "mutants") {
         return Err("planted bugs are compiled in with --features mutants only".into());
@@ -235,12 +245,15 @@ fn mutants(args: &Args) -> Result<bool> {
         let runs = (args.seed..args.seed + MUTANT_SEEDS).map(|seed| seed_run(&args, seed)).collect();
         let swept = sweep(runs, args.jobs, true)?;
         match swept.failed.first() {
-            Some(found) => println!(
-                "{mutant}: found after {} runs: {}\n    {}",
-                swept.runs,
-                found.reason,
-                repeat(&found.run)
-            ),
+            Some(found) => {
+                println!("{mutant}: found after {} runs: {}", swept.runs, found.reason);
+                println!("    {}", repeat(&found.run));
+                let sound = [found.run.clone(), vec!["--unplanted".to_owned()]].concat();
+                if !child(&sound)?.good {
+                    println!("    FAILED, it fails without the bug, too: {}", repeat(&sound));
+                    escaped.push(mutant.name());
+                }
+            }
             None => {
                 println!("{mutant}: ESCAPED {} runs", swept.runs);
                 escaped.push(mutant.name());
@@ -283,7 +296,7 @@ struct Swept {
 }
 
 /// Runs this program once for each list of arguments, as many at a time as there are jobs. With `hunt`, failures are
-/// what is looked for: the first one ends it.
+/// what is looked for: the first one ends it. One that only hangs has found nothing.
 fn sweep(runs: Vec<Vec<String>>, jobs: Option<usize>, hunt: bool) -> Result<Swept> {
     let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map(usize::from), Ok)?.max(1);
     let waiting = Mutex::new(VecDeque::from(runs));
@@ -324,6 +337,7 @@ fn repeat(run: &[String]) -> String {
 /// How a child ended.
 struct Ended {
     good: bool,
+    hung: bool,
     status: String,
     stdout: String,
     stderr: String,
@@ -349,6 +363,7 @@ fn child(run: &[String]) -> Result<Ended> {
     let status = if hung { format!("hung for {RUN_MAX:?}") } else { output.status.to_string() };
     Ok(Ended {
         good: output.status.success(),
+        hung,
         status,
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -359,7 +374,7 @@ fn settle(run: Vec<String>, ended: Ended, hunt: bool, swept: &mut Swept) {
     swept.runs += 1;
     let coverage = ended.stdout.lines().find_map(|line| line.strip_prefix(COVERAGE)?.parse().ok());
     swept.coverage.merge(&coverage.unwrap_or_default());
-    if ended.good {
+    if ended.good || hunt && ended.hung {
         return;
     }
     if !hunt {

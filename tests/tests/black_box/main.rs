@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cluster_tour;
 mod damage;
 mod directory;
 mod harness;
@@ -14,4 +15,5 @@ mod life;
 mod producers;
 mod programs;
 mod refused;
+mod shell;
 mod tour;

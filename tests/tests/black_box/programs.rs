@@ -16,9 +16,10 @@ fn text(output: Output) -> String {
 #[test]
 fn a_seed_gives_the_same_run_in_every_process_and_another_seed_another() {
     let sim = env!("CARGO_BIN_EXE_sim");
-    let run = |seed| spawn(sim, &["--seed", seed, "--load-ms", "2000"]);
+    let run = |seed| spawn(sim, &["--seed", seed, "--load-ms", "14000"]);
     let [one, again] = ["5", "5"].map(run).map(|child| text(child.wait_with_output().unwrap()));
     assert!(one.starts_with("seed 5 digest ") && one.contains(" 0 anomalies"), "{one}");
+    assert!(one.contains(" kinds of fault") && !one.contains(" 0 kinds of fault"), "{one}");
     assert_eq!(one, again);
     let other = text(run("6").wait_with_output().unwrap());
     let digest = |line: &str| line.split(' ').nth(3).map(str::to_owned);

@@ -1,58 +1,11 @@
 //! The README's five minutes, as printed.
 
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
-use headwater_tests::process::{binary, http_get};
-use rustix::process::{Pid, Signal, kill_process_group};
-use std::os::unix::process::CommandExt;
+use headwater_tests::process::http_get;
 
 use crate::harness::Fixture;
+use crate::shell::{Shell, commands};
 
 const LINES: usize = 600;
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-/// The commands of the block of that section, without their comments.
-fn commands(section: &str) -> Vec<String> {
-    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
-    let (_, rest) = readme.split_once(&format!("## {section}\n")).unwrap();
-    let (_, block) = rest.split_once("```sh\n").unwrap();
-    let (block, _) = block.split_once("```").unwrap();
-    let without_comment = |line: &str| line.split("  #").next().unwrap().trim().to_owned();
-    block.lines().map(without_comment).filter(|line| !line.is_empty()).collect()
-}
-
-/// A shell as a user has it: the binaries on its path, the broker where the default address would be.
-fn shell(fixture: &Fixture, line: &str) -> Command {
-    let binaries = binary("streamctl").unwrap();
-    let path = format!("{}:{}", binaries.parent().unwrap().display(), std::env::var("PATH").unwrap());
-    let mut shell = Command::new("sh");
-    shell.args(["-c", line]).current_dir(fixture.dir()).env("PATH", path);
-    shell.env("HEADWATER_BROKERS", fixture.addresses.grpc.to_string()).env("HOME", fixture.dir());
-    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    shell
-}
-
-fn run(fixture: &Fixture, line: &str) -> String {
-    let Output { status, stdout, stderr } = shell(fixture, line).output().unwrap();
-    assert!(status.success(), "{line}: {status}\n{}", String::from_utf8_lossy(&stderr));
-    String::from_utf8(stdout).unwrap()
-}
-
-/// The first lines of a command that ends only when it is interrupted.
-fn interrupted_after(fixture: &Fixture, line: &str, lines: usize) -> Vec<String> {
-    let mut child = shell(fixture, line).process_group(0).spawn().unwrap();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    let read = (&mut stdout).lines().take(lines).map(Result::unwrap).collect();
-    kill_process_group(Pid::from_child(&child), Signal::INT).unwrap();
-    stdout.read_to_end(&mut Vec::new()).unwrap();
-    child.wait().unwrap();
-    read
-}
 
 /// Rows like those of the flights data set, from a fixed rule.
 fn flights() -> Vec<String> {
@@ -66,14 +19,15 @@ fn flights() -> Vec<String> {
 #[test]
 fn every_command_works_as_printed() {
     let mut fixture = Fixture::start();
+    let shell = Shell::of(&fixture);
     let input = flights();
     std::fs::write(fixture.dir().join("flights.jsonl"), input.join("\n") + "\n").unwrap();
-    run(&fixture, "gzip -k flights.jsonl");
+    shell.run("gzip -k flights.jsonl");
     let mut seen = Vec::new();
-    for line in commands("Five minutes") {
+    for line in commands("Five minutes", 0) {
         seen.push(line.split(' ').take(3).collect::<Vec<_>>().join(" "));
         if line.contains("--follow") {
-            let rows = interrupted_after(&fixture, &line, LINES);
+            let rows = shell.interrupted_after(&line, LINES);
             assert_eq!(rows.len(), LINES, "{line}");
             assert!(rows[0].starts_with('N') && rows[0].ends_with('}'), "{line}: {}", rows[0]);
             continue;
@@ -82,7 +36,7 @@ fn every_command_works_as_printed() {
             // Offline, that is.
             fixture.stop();
         }
-        let said = run(&fixture, &line);
+        let said = shell.run(&line);
         if line.contains("--until end") {
             let mut sent: Vec<&str> = input.iter().map(String::as_str).collect();
             let mut read: Vec<&str> = said.lines().collect();
@@ -130,7 +84,8 @@ fn every_command_works_as_printed() {
 #[test]
 fn the_defaults_are_those_that_the_readme_names() {
     let fixture = Fixture::start();
-    let printed = run(&fixture, "headwater --print-config");
+    let shell = Shell::of(&fixture);
+    let printed = shell.run("headwater --print-config");
     for (name, value) in [
         ("data_dir", "./headwater-data"),
         ("kafka_addr", "127.0.0.1:9092"),
@@ -142,6 +97,6 @@ fn the_defaults_are_those_that_the_readme_names() {
         assert!(printed.lines().any(|printed| printed.starts_with(&line)), "{line} is not in\n{printed}");
     }
     assert!(http_get(fixture.addresses.http, "/metrics").unwrap().contains("headwater_build_info"));
-    let help = run(&fixture, "streamctl --help");
+    let help = shell.run("streamctl --help");
     assert!(help.contains("xit codes"), "{help}");
 }

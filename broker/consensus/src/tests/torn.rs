@@ -118,6 +118,57 @@ async fn a_torn_replica_votes_for_nobody_until_it_was_told_and_then_for_no_short
     cluster.until("the tail is whole", |cluster| (!cluster.group(node).torn()).then_some(())).await;
 }
 
+/// Tears `node` while `third` is cut off, and lets the leader, which alone holds some entries more, tell it where the
+/// log ended; then the leader is gone. Whether it came to that.
+async fn told_by_a_leader_that_is_lost(cluster: &mut Cluster, node: i32, third: i32, cut: Duration) -> bool {
+    let (leader, _) = cluster.wait_leader().await;
+    cluster.net.isolate(&[BrokerId(third)]);
+    let mut under_way = Vec::new();
+    for number in 0..4 {
+        under_way.push(cluster.enqueue(leader, format!("torn {number}").as_bytes()).await.unwrap());
+    }
+    sleep(cut).await;
+    cluster.power_cut(node).await;
+    for number in 0..4 {
+        under_way.push(cluster.enqueue(leader, format!("alone {number}").as_bytes()).await.unwrap());
+    }
+    sleep(Duration::from_millis(20)).await;
+    let end = cluster.group(leader).log().bounds().last.unwrap();
+    cluster.start(node).await;
+    let far = LogId { term: Term(999), ..end };
+    while cluster.group(node).torn() && !cluster.group(node).may_vote(far) {
+        sleep(Duration::from_micros(50)).await;
+    }
+    cluster.kill(leader).await;
+    let group = cluster.group(node);
+    group.torn() && group.log().bounds().last.is_none_or(|last| last < end)
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_lost_leader_said_that_the_log_ended_is_forgotten_after_a_minute() {
+    let mut lost = 0;
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(3, seed, LogOptions::default()).await;
+        cluster.append_all(0..5).await;
+        let (leader, term) = cluster.wait_leader().await;
+        let node = 1 + leader % 3;
+        let third = 6 - leader - node;
+        // When the batches are on the disk and not synced yet.
+        let cut = Duration::from_micros(2_500 + 100 * seed);
+        if !told_by_a_leader_that_is_lost(&mut cluster, node, third, cut).await {
+            continue;
+        }
+        lost += 1;
+        cluster.net.heal();
+        sleep(Duration::from_secs(30)).await;
+        assert!(cluster.group(node).torn(), "seed {seed}: too soon");
+        cluster.new_leader(&[node, third], term).await;
+        cluster.append(b"goes on").await;
+        cluster.converged().await;
+    }
+    assert!(lost > 0, "it never came to that");
+}
+
 #[tokio::test(start_paused = true)]
 async fn all_torn_at_once_they_tell_one_another() {
     for seed in 20..26 {

@@ -11,7 +11,7 @@ use super::{
     Broker, BrokerState, Command, FIRST_ALLOCATED_REPLICA_ID, MetadataError, MetadataState,
     PARTITIONS_PER_TOPIC_MAX, Partition, REPLICAS_MAX, Survivor, Topic,
 };
-use crate::topic_config::TopicConfig;
+use crate::topic_config::{MIN_INSYNC_REPLICAS, TopicConfig};
 use crate::topic_name::{check_topic_name, collision_key};
 
 impl MetadataState {
@@ -32,9 +32,15 @@ impl MetadataState {
             Command::CreatePartitions { before, assignments, .. } => {
                 check_partition_count(before.saturating_add(assignments.len()))?;
             }
-            Command::AlterConfigs { id, .. } => {
+            Command::AlterConfigs { id, changes } => {
                 let topic = self.known_topic(*id)?;
-                TopicConfig::resolve(&command.overrides_after(&topic.overrides), topic.replica_count())?;
+                // What a recovery left with too few replicas can still be given other configs.
+                let is_min = |(name, _): &(String, _)| name == MIN_INSYNC_REPLICAS;
+                let replicas = match changes.iter().any(is_min) {
+                    true => topic.replica_count_min(),
+                    false => topic.replica_count(),
+                };
+                TopicConfig::resolve(&command.overrides_after(&topic.overrides), replicas)?;
             }
             Command::Reassign { topic, brokers, .. } => {
                 let topic = self.known_topic(*topic)?;

@@ -124,4 +124,10 @@ impl Topic {
     pub fn replica_count(&self) -> usize {
         self.partitions.iter().map(|partition| partition.replicas.len()).max().unwrap_or(0)
     }
+
+    /// Replicas of the partition that has fewest.
+    #[must_use]
+    pub fn replica_count_min(&self) -> usize {
+        self.partitions.iter().map(|partition| partition.replicas.len()).min().unwrap_or(0)
+    }
 }

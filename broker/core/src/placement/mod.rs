@@ -1,8 +1,8 @@
 //! Where replicas belong: pure decisions over the brokers that are known.
 //!
-//! Invariants: no broker twice in one partition; replicas are spread over racks before anything else is
-//! balanced; the same input has the same answer on every broker; nothing moves that need not. What is
-//! decided here is only proposed: metadata accepts it or not.
+//! Invariants: no broker twice in one partition; among brokers that are alive and take part, replicas are
+//! spread over racks before anything else is balanced; the same input has the same answer on every broker;
+//! nothing moves that need not. What is decided here is only proposed: metadata accepts it or not.
 
 mod leaders;
 mod moves;

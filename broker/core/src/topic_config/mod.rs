@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-pub use table::{ConfigSpec, Rule, TOPIC_CONFIGS};
+pub use table::{ConfigSpec, MIN_INSYNC_REPLICAS, Rule, TOPIC_CONFIGS};
 
 /// Overrides of one topic, by name. Absent: the default.
 pub type Overrides = BTreeMap<String, String>;

@@ -14,9 +14,11 @@ pub const PATHS: &[&str] = &[
     "path:segment-roll",
     "path:snapshot-install",
     "path:torn-tail",
+    "path:quarantine",
     "path:rebuild",
     "path:move",
     "path:transfer",
+    "path:drain",
     "path:quiet",
 ];
 

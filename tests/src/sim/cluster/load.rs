@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_client::{
-    Client, ClientConfig, ErrorCode, NewTopic, ProducerConfig, ProducerRecord, TopicPartition,
+    Admin, BrokerStatus, Client, ClientConfig, ErrorCode, NewTopic, ProducerConfig, ProducerRecord,
+    TopicPartition,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -39,6 +40,8 @@ pub enum Order {
 pub struct Clients {
     pub seed: u64,
     pub founders: i32,
+    /// Of each partition.
+    pub replicas: usize,
     pub recorder: Recorder,
     pub counters: Counters,
     pub orders: mpsc::UnboundedReceiver<Order>,
@@ -58,15 +61,13 @@ impl Clients {
     pub async fn run(mut self) -> Result<()> {
         let client = self.connect(0).await?;
         let [kept, trimmed] = targets();
-        create(
-            &client,
-            NewTopic { replicas: Some(3), ..NewTopic::new("kept") }
-                .partitions(3)
-                .config("segment.bytes", "16384"),
-        )
-        .await?;
-        let expiring = NewTopic { replicas: Some(3), ..NewTopic::new("trimmed") }.partitions(2);
-        create(&client, expiring.config("segment.bytes", "16384").config("retention.bytes", "49152")).await?;
+        let replicas = i32::try_from(self.replicas)?;
+        for target in [&kept, &trimmed] {
+            let topic = NewTopic { replicas: Some(replicas), ..NewTopic::new(&*target.topic) };
+            let topic = topic.partitions(target.partitions).config("segment.bytes", "16384");
+            let expires = target.topic == trimmed.topic;
+            create(&client, if expires { topic.config("retention.bytes", "49152") } else { topic }).await?;
+        }
 
         let mut load = Vec::new();
         for number in 0..PRODUCERS {
@@ -92,9 +93,11 @@ impl Clients {
             LIST_PAUSE,
         );
         load.push(tokio::spawn(lister));
-        load.push(tokio::spawn(churn(self.connect(8).await?, trimmed.clone(), self.stop.clone())));
+        let churn = churn(self.connect(8).await?, trimmed.clone(), replicas, self.stop.clone());
+        load.push(tokio::spawn(churn));
         let orders = std::mem::replace(&mut self.orders, mpsc::unbounded_channel().1);
-        let administrator = administrate(self.connect(9).await?, orders, self.counters.clone());
+        let administrator =
+            administrate(self.connect(9).await?, orders, self.replicas, self.counters.clone());
         let administrator = tokio::spawn(administrator);
         for task in load {
             task.await?;
@@ -179,14 +182,14 @@ async fn create(client: &Client, topic: NewTopic) -> Result<()> {
 
 /// Topics come and go, configurations change, records are deleted. Any outcome is fine: what is tested is what the
 /// brokers make of it.
-async fn churn(client: Client, trimmed: Target, stop: watch::Receiver<bool>) {
+async fn churn(client: Client, trimmed: Target, replicas: i32, stop: watch::Receiver<bool>) {
     let admin = client.admin();
     for round in 0_i64.. {
         if *stop.borrow() {
             return;
         }
         let topic = format!("churn-{}", round % 3);
-        let new = NewTopic { replicas: Some(3), ..NewTopic::new(&*topic) }.partitions(1);
+        let new = NewTopic { replicas: Some(replicas), ..NewTopic::new(&*topic) }.partitions(1);
         let _ = admin.create_topics(vec![new], false).await;
         let segment_bytes = Some((16_384 + 1_024 * (round % 7)).to_string());
         let _ = admin.alter_configs("kept", vec![("segment.bytes".to_owned(), segment_bytes)], false).await;
@@ -201,8 +204,14 @@ async fn churn(client: Client, trimmed: Target, stop: watch::Receiver<bool>) {
 }
 
 /// Carries out orders, one after the other; a refusal is an answer too.
-async fn administrate(client: Client, mut orders: mpsc::UnboundedReceiver<Order>, counters: Counters) {
+async fn administrate(
+    client: Client,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    replicas: usize,
+    counters: Counters,
+) {
     let admin = client.admin();
+    let mut led_before = None;
     while let Some(order) = orders.recv().await {
         match order {
             Order::Transfer { dice } => {
@@ -216,17 +225,32 @@ async fn administrate(client: Client, mut orders: mpsc::UnboundedReceiver<Order>
             }
             Order::Move { dice, mut brokers } => {
                 let (partition, entropy) = any_partition(dice);
-                while brokers.len() > 3 {
+                while brokers.len() > replicas {
                     brokers.remove(entropy.below(brokers.len() as u64) as usize);
                 }
-                brokers.rotate_left(entropy.below(3) as usize);
+                let first = entropy.below(brokers.len() as u64) as usize;
+                brokers.rotate_left(first);
                 let _ = admin.reassign(vec![(partition, brokers)], false).await;
             }
-            Order::Drain { broker, undo } => {
-                let _ = admin.drain_node(broker, undo).await;
+            Order::Drain { broker, undo: false } => {
+                led_before = leaders(&admin, broker).await;
+                let _ = admin.drain_node(broker, false).await;
+            }
+            Order::Drain { broker, undo: true } => {
+                if led_before.take() > Some(0) && leaders(&admin, broker).await == Some(0) {
+                    counters.count("path:drain");
+                }
+                let _ = admin.drain_node(broker, true).await;
             }
         }
     }
+}
+
+/// How many partitions a broker leads, as far as the cluster knows.
+async fn leaders(admin: &Admin, id: i32) -> Option<u32> {
+    let status = admin.cluster_status().await.ok()?;
+    let is_it = |status: &&BrokerStatus| status.broker.as_ref().is_some_and(|broker| broker.id == id);
+    status.brokers.iter().find(is_it).map(|status| status.leaders)
 }
 
 fn any_partition(dice: u64) -> (TopicPartition, SimEntropy) {

@@ -220,6 +220,15 @@ fn fewer_replicas_than_its_config_asks_for_are_refused() {
     assert_eq!(state.check(&reassign(0, &[1, 2])), Ok(()));
 }
 
+#[test]
+fn a_config_that_one_partition_cannot_keep_is_refused() {
+    let mut state = five();
+    apply(&mut state, &reassign(0, &[1])).unwrap();
+    let two = vec![("min.insync.replicas".to_owned(), Some("2".to_owned()))];
+    let config = state.check(&Command::AlterConfigs { id: TOPIC, changes: two }).unwrap_err();
+    assert_eq!(config.code().name(), "INVALID_CONFIG");
+}
+
 /// What must hold of any state.
 fn check_invariants(state: &MetadataState) {
     for (group, partition) in state.groups() {

@@ -1,7 +1,8 @@
 //! Breaks things while the load goes on, and mends them.
 //!
-//! Invariant: at most one disk at a time has lost what was durable on it; the next one, and the end of the run, wait until
-//! the cluster has made all of the loss good. So a majority of each partition's replicas keeps its disks, and nothing acknowledged may be lost.
+//! Invariant: at most a minority of the disks that hold a partition has lost what was durable on it, one of three, two
+//! of five; the next one, and the end of the run, wait until the cluster has made the loss good. So nothing acknowledged
+//! may be lost.
 
 mod strike;
 
@@ -39,7 +40,9 @@ pub struct Nemesis {
     first: VecDeque<Kind>,
     net: Net,
     undo: Vec<(Duration, Undo)>,
-    suspect: Option<Suspect>,
+    suspects: Vec<Suspect>,
+    /// Disks that may have lost something at the same time.
+    suspects_max: usize,
     orders: mpsc::UnboundedSender<Order>,
     counters: Counters,
     steps: u64,
@@ -76,10 +79,17 @@ enum Suspect {
     Disk,
 }
 
+impl Suspect {
+    fn is_rot_on(&self, broker: i32) -> bool {
+        matches!(self, Self::Entries(rotten, _) if *rotten == broker)
+    }
+}
+
 impl Nemesis {
     pub fn new(
         seed: u64,
         profile: Profile,
+        suspects_max: usize,
         window: Range<Duration>,
         orders: mpsc::UnboundedSender<Order>,
         counters: Counters,
@@ -97,7 +107,8 @@ impl Nemesis {
             first: first.into(),
             net: Net::default(),
             undo: Vec::new(),
-            suspect: None,
+            suspects: Vec::new(),
+            suspects_max,
             orders,
             counters,
             steps: 0,
@@ -110,7 +121,7 @@ impl Nemesis {
         self.steps += 1;
         self.mend(sim, nodes, observer);
         self.lives(sim, nodes, observer);
-        if self.suspect.is_some() && self.steps.is_multiple_of(MENDED_EVERY) {
+        if !self.suspects.is_empty() && self.steps.is_multiple_of(MENDED_EVERY) {
             self.check_mended(nodes, observer);
         }
         if !self.window.contains(&now) {
@@ -128,19 +139,25 @@ impl Nemesis {
     /// Whether everything runs and nothing is broken any more.
     pub fn is_over(&self, now: Duration, nodes: &[Node]) -> bool {
         let running = |node: &Node| matches!(node.state, State::Up | State::Spare) && !node.disk().is_dead();
-        now >= self.window.end && self.undo.is_empty() && self.suspect.is_none() && nodes.iter().all(running)
+        now >= self.window.end
+            && self.undo.is_empty()
+            && self.suspects.is_empty()
+            && nodes.iter().all(running)
     }
 
-    /// What a disk lost and the cluster has not made good.
+    /// What disks lost and the cluster has not made good.
     pub fn lost(&self) -> String {
-        match &self.suspect {
-            Some(Suspect::Entries(node, rotten)) => {
+        let tell = |suspect: &Suspect| match suspect {
+            Suspect::Entries(node, rotten) => {
                 let rotten: Vec<_> = rotten.iter().map(ToString::to_string).collect();
                 format!("rotten on broker {node}: {}", rotten.join(", "))
             }
-            Some(Suspect::Disk) => "a disk that was lost".to_owned(),
-            None => "nothing".to_owned(),
+            Suspect::Disk => "a disk that was lost".to_owned(),
+        };
+        if self.suspects.is_empty() {
+            return "nothing".to_owned();
         }
+        self.suspects.iter().map(tell).collect::<Vec<_>>().join("; ")
     }
 
     /// Between a half and one and a half of it.
@@ -162,7 +179,11 @@ impl Nemesis {
     }
 
     fn may(&self, kind: Kind) -> bool {
-        !kind.destroys() || self.suspect.is_none()
+        !kind.destroys() || self.may_lose()
+    }
+
+    fn may_lose(&self) -> bool {
+        self.suspects.len() < self.suspects_max
     }
 
     /// A random broker that runs.
@@ -223,7 +244,7 @@ impl Nemesis {
     }
 
     fn is_rotten_on(&self, broker: i32) -> bool {
-        matches!(self.suspect, Some(Suspect::Entries(rotten, _)) if rotten == broker)
+        self.suspects.iter().any(|suspect| suspect.is_rot_on(broker))
     }
 
     /// A broker whose own metadata rotted says so and does not start: its operator gives it an empty disk.
@@ -240,7 +261,8 @@ impl Nemesis {
         let node = &nodes[position];
         observer.emptied(node.id);
         node.empty_disk(self.entropy.next_u64(), Duration::from_millis(self.profile.sync_ms));
-        self.suspect = Some(Suspect::Disk);
+        self.suspects.retain(|suspect| !suspect.is_rot_on(node.id));
+        self.suspects.push(Suspect::Disk);
         self.counters.count("operator:disk-replaced");
     }
 
@@ -304,19 +326,19 @@ impl Nemesis {
     }
 
     fn check_mended(&mut self, nodes: &[Node], observer: &Observer) {
-        let gone = match &self.suspect {
-            Some(Suspect::Entries(id, rotten)) => {
+        // A strike that is still to come keeps its claim.
+        let strikes = self.undo.iter().any(|(_, undo)| matches!(undo, Undo::Strike { .. }));
+        let is_gone = |suspect: &Suspect| match suspect {
+            Suspect::Entries(id, rotten) => {
                 let node = nodes.iter().find(|node| node.id == *id);
                 node.is_some_and(|node| {
                     rotten.iter().all(|one| one.is_gone(observer.replica_at(*id, one.group), node))
                 })
             }
-            // A strike that is still to come keeps its claim.
-            Some(Suspect::Disk) => !self.undo.iter().any(|(_, undo)| matches!(undo, Undo::Strike { .. })),
-            None => return,
+            Suspect::Disk => !strikes,
         };
-        if gone && observer.whole(nodes).is_ok() {
-            self.suspect = None;
+        if self.suspects.iter().any(is_gone) && observer.whole(nodes).is_ok() {
+            self.suspects.retain(|suspect| !is_gone(suspect));
         }
     }
 }

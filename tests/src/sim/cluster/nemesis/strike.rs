@@ -226,7 +226,7 @@ impl Nemesis {
         let Some(observations) = node.observe() else { return false };
         let Some(rotten) = rot::any_entry(&node.disk(), &observations, &self.entropy) else { return false };
         observer.rotted(rotten.group, rotten.replica);
-        self.suspect = Some(Suspect::Entries(node.id, vec![rotten]));
+        self.suspects.push(Suspect::Entries(node.id, vec![rotten]));
         true
     }
 
@@ -239,7 +239,7 @@ impl Nemesis {
         nodes: &mut [Node],
         observer: &mut Observer,
     ) -> bool {
-        if self.suspect.is_some() {
+        if !self.may_lose() {
             return false;
         }
         let observations = nodes[victim].observe().unwrap_or_default();
@@ -256,14 +256,14 @@ impl Nemesis {
         if loss == Loss::Everything {
             observer.emptied(node.id);
             node.empty_disk(self.entropy.next_u64(), Duration::from_millis(self.profile.sync_ms));
-            self.suspect = Some(Suspect::Disk);
+            self.suspects.push(Suspect::Disk);
             return true;
         }
         let disk = node.disk();
         let rotten: Vec<_> = last.into_iter().filter_map(|last| last.rot(&disk, &self.entropy)).collect();
         rotten.iter().for_each(|rotten| observer.rotted(rotten.group, rotten.replica));
         let any = !rotten.is_empty();
-        self.suspect = any.then_some(Suspect::Entries(node.id, rotten));
+        self.suspects.extend(any.then_some(Suspect::Entries(node.id, rotten)));
         any
     }
 
@@ -274,7 +274,7 @@ impl Nemesis {
         let [first, second] = others[..] else { return false };
         let (loses, leaves) = if self.entropy.below(2) == 0 { (first, second) } else { (second, first) };
         let isolated = self.net.begin(sim, around(nodes, victim), Mode::Drop);
-        self.suspect = Some(Suspect::Disk);
+        self.suspects.push(Suspect::Disk);
         self.undo.push((sim.elapsed() + self.about(2_000), Undo::Strike { isolated, loses, leaves }));
         true
     }
@@ -287,7 +287,8 @@ impl Nemesis {
         observer: &mut Observer,
     ) {
         let position = |id: i32| nodes.iter().position(|node| node.id == id && node.state == State::Up);
-        self.suspect = None;
+        let claim = self.suspects.iter().position(|suspect| matches!(suspect, Suspect::Disk));
+        claim.map(|claim| self.suspects.swap_remove(claim));
         let (Some(loses), Some(leaves)) = (position(loses), position(leaves)) else { return };
         let loss = if self.entropy.below(2) == 0 { Loss::Flush } else { Loss::Everything };
         let away = self.about(6_000);

@@ -32,12 +32,14 @@ pub struct Observer {
     present: BTreeMap<i32, BTreeMap<GroupId, ReplicaId>>,
     /// Brokers of which a replica has cut its log or entered a new term.
     turned: BTreeSet<i32>,
+    /// That partitions have.
+    replicas: usize,
 }
 
 impl Observer {
-    pub fn new(counters: Counters) -> Self {
+    pub fn new(replicas: usize, counters: Counters) -> Self {
         let (groups, present) = (BTreeMap::new(), BTreeMap::new());
-        Self { groups, violations: Vec::new(), counters, present, turned: BTreeSet::new() }
+        Self { groups, violations: Vec::new(), counters, present, turned: BTreeSet::new(), replicas }
     }
 
     /// Looks at every running broker and compares.
@@ -122,7 +124,8 @@ impl Observer {
                 by_group.entry(observation.group).or_default().push((node.id, observation));
             }
         }
-        by_group.iter().try_for_each(|(id, replicas)| whole(*id, replicas))
+        let voters = |id| if id == GroupId::METADATA { METADATA_VOTERS_MIN } else { self.replicas };
+        by_group.iter().try_for_each(|(id, replicas)| whole(*id, replicas, voters(*id)))
     }
 
     /// A number for everything seen, equal for equal runs.
@@ -132,17 +135,16 @@ impl Observer {
     }
 }
 
-/// Replicas that partitions of a run have.
-const REPLICAS: usize = 3;
+const METADATA_VOTERS_MIN: usize = 3;
 
-fn whole(id: GroupId, replicas: &[(i32, Observation)]) -> Result<(), String> {
+fn whole(id: GroupId, replicas: &[(i32, Observation)], voters_min: usize) -> Result<(), String> {
     let newest =
         replicas.iter().filter(|(_, seen)| seen.led_term.is_some()).max_by_key(|(_, seen)| seen.term);
     let Some((_, leader)) = newest else { return Err(format!("{id} has no leader")) };
     let [voters] = &leader.configs[..] else {
         return Err(format!("{id} changes its voters: {:?}", leader.configs));
     };
-    if voters.len() < REPLICAS {
+    if voters.len() < voters_min {
         return Err(format!("{id} has {} voters", voters.len()));
     }
     let running: BTreeSet<_> = replicas.iter().map(|(_, seen)| seen.replica_id).collect();

@@ -29,6 +29,7 @@ pub struct ReplicaModel {
     torn: bool,
     quiet: bool,
     down: bool,
+    damaged: bool,
     /// It has run since it was seen last: a replica that comes up or goes answers its peers before it can be looked at
     /// or afterwards. What it holds by now is not known.
     pub hidden: bool,
@@ -47,6 +48,10 @@ impl ReplicaModel {
         self.node = node;
         // What a damaged log says of itself is not to be relied on; a replica that was stopped holds what it held.
         if seen.log.damage().is_some() {
+            if !self.damaged {
+                report.path("quarantine");
+                self.damaged = true;
+            }
             if self.excused {
                 // Until the rot was found it went on, and told others so.
                 self.promised = self.promised.max(seen.log.bounds().durable_index.unwrap_or_default());
