@@ -30,7 +30,7 @@ pub(crate) async fn keep_stale_tail(shared: &Shared, last: Option<LogIndex>) -> 
 /// Finds it again behind the end of the log.
 pub(crate) async fn find_stale_tail(shared: &Shared) -> Result<(), ConsensusError> {
     let Some(mut tail) = shared.data_dir.get(Some(shared.group), STALE_TAIL) else { return Ok(()) };
-    if !mutant::active(Mutant::StaleTailAfterTruncation) || !shared.log.bounds().last.is_some() {
+    if !mutant::active(Mutant::StaleTailAfterTruncation) || shared.log.bounds().last.is_none() {
         return Ok(());
     }
     while tail.remaining() >= 20 {
