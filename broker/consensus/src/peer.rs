@@ -132,6 +132,9 @@ pub trait Messenger: Send + Sync + fmt::Debug + 'static {
         request: GroupRequest,
         within: Duration,
     ) -> Result<Bytes, CallError>;
+
+    /// Whether the cluster has decided that this data directory never takes part again: what was on it is lost.
+    fn is_retired(&self, peer: Peer) -> bool;
 }
 
 /// Reaches nobody: for a broker that has no peers.
@@ -142,6 +145,10 @@ pub struct NoPeers;
 impl Messenger for NoPeers {
     async fn call(&self, peer: Peer, _: Lane, _: GroupRequest, _: Duration) -> Result<Bytes, CallError> {
         Err(CallError::Unreachable(peer.broker_id, "this broker has no peers".to_owned()))
+    }
+
+    fn is_retired(&self, _: Peer) -> bool {
+        false
     }
 }
 

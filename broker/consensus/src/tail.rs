@@ -6,6 +6,11 @@
 //! nothing that this replica helped to commit. Until its own log is durable that far it grants votes only to such
 //! candidates and never campaigns; then the flag that the storage keeps falls.
 //!
+//! A voter whose data directory the cluster has retired counts as lost: it need not answer, and what was told before is
+//! asked for again, since nobody else may reach as far as it said. While a majority keeps its disks, either this
+//! replica lost nothing that it had told, or the voters that are left, all of them, tell what it helped to commit. Mere
+//! silence retires nobody.
+//!
 //! Invariants: a leader lets its record of this replica go back (`allow_next_revert`) before it answers, and only
 //! until the replica has caught up; the replica takes nothing from a leader that may remember more of it than there
 //! is; what this replica's vote was last given to bounds whose answer counts as a leader's: one of an earlier term may
@@ -29,19 +34,20 @@ use crate::group::Group;
 use crate::peer::{Body, GroupRequest, Lane, Refusal, RequestKind};
 use crate::types::{Membership, Peer};
 
-/// After this long without a word of the others a majority of the voters has to do, and somebody has to know of it.
+/// After this long a majority of the voters has to do, and somebody has to know of it.
 const MAJORITY_AFTER: Duration = Duration::from_secs(60);
 
 const VERSION: u16 = 0;
 
 /// What a replica with a torn tail has been told so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tail {
     /// The term of this replica's vote when it started.
     pub(crate) voted: Term,
     /// Whom to ask if the log names no members.
     pub(crate) first_voters: BTreeMap<ReplicaId, Peer>,
     told: Mutex<Told>,
+    since: Instant,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -55,11 +61,17 @@ struct Told {
 
 impl Tail {
     pub(crate) fn new(voted: Term, first_voters: BTreeMap<ReplicaId, Peer>) -> Self {
-        Self { voted, first_voters, told: Mutex::default() }
+        Self { voted, first_voters, told: Mutex::default(), since: Instant::now() }
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who said where the log ended is lost.
+    fn forget(&self) {
+        let mut told = self.told();
+        (told.floor, told.leader) = (None, None);
     }
 
     /// Both a leader's word and that of all voters are enough: the lower floor is.
@@ -90,6 +102,12 @@ impl<M: Machine> Group<M> {
         self.log().tail_cut().is_some()
     }
 
+    /// Whether nobody has vouched for the end of this replica's log for so long that it may stay so.
+    #[must_use]
+    pub fn torn_for_long(&self) -> bool {
+        self.torn() && self.tail.since.elapsed() > MAJORITY_AFTER
+    }
+
     /// Whether a candidate whose log ends at `last` may be given this replica's vote.
     pub(crate) fn may_vote(&self, last: LogId) -> bool {
         !is_torn(self.log()) || self.tail.told().floor.is_some_and(|floor| last >= floor)
@@ -118,9 +136,16 @@ impl<M: Machine> Group<M> {
     async fn ask_voters(&self, known: &mut Known) -> Result<(), ConsensusError> {
         let raft = self.raft()?;
         known.learn_members(raft.with_raft_state(|state| memberships(&state.membership_state)).await.ok());
-        known.learn_end(self.replica_id, durable_end(self.log()));
+        known.ends.insert(self.replica_id, durable_end(self.log()));
         let voters = known.voters(&self.tail.first_voters);
-        let others: Vec<_> = voters.iter().filter(|(replica, _)| **replica != self.replica_id).collect();
+        if known.learn_lost(&voters, |peer| self.host.messenger.is_retired(peer)) {
+            self.tail.forget();
+            known.ends.insert(self.replica_id, durable_end(self.log()));
+        }
+        let others: Vec<_> = voters
+            .iter()
+            .filter(|(replica, _)| **replica != self.replica_id && !known.lost.contains(replica))
+            .collect();
         self.tail.told().alone = others.is_empty() && !voters.contains_key(&self.replica_id);
         let answers = join_all(others.into_iter().map(|(replica, peer)| self.ask(*replica, *peer, true)));
         for (replica, ends) in answers.await.into_iter().flatten() {
@@ -129,14 +154,13 @@ impl<M: Machine> Group<M> {
                 Some(term) if term >= self.tail.voted => self.tail.lower(ends.end, Some(term)),
                 _ => {}
             }
-            known.learn_end(replica, ends.end);
+            known.ends.insert(replica, ends.end);
         }
-        if let Some(floor) = known.floor_of_all(&self.tail.first_voters) {
+        if let Some(floor) = known.floor(&self.tail.first_voters, false) {
             self.tail.lower(floor, None);
-        }
-        // Who said where its log ends may have lost its disk since, and nobody else may reach that far.
-        if let Some(floor) = known.floor_of_majority(&self.tail.first_voters)
-            && self.tail.told().floor.is_none_or(|told| floor < told)
+        } else if known.since.elapsed() >= MAJORITY_AFTER
+            && self.tail.told().floor.is_none()
+            && let Some(floor) = known.floor(&self.tail.first_voters, true)
         {
             tracing::error!(group = %self.id, ?floor, "ALARM: the end of the log was torn and not all voters answer: \
                 a majority's word is taken, and what only the others hold may be lost");
@@ -237,17 +261,27 @@ async fn mend<M: Machine>(group: Weak<Group<M>>, interval: Duration) {
 struct Known {
     since: Instant,
     memberships: Vec<Membership>,
-    /// With the time at which each was told.
-    ends: BTreeMap<ReplicaId, (LogId, Instant)>,
+    ends: BTreeMap<ReplicaId, LogId>,
+    /// Voters whose data directories were retired.
+    lost: BTreeSet<ReplicaId>,
 }
 
 impl Known {
     fn new() -> Self {
-        Self { since: Instant::now(), memberships: Vec::new(), ends: BTreeMap::new() }
+        Self { since: Instant::now(), memberships: Vec::new(), ends: BTreeMap::new(), lost: BTreeSet::new() }
     }
 
-    fn learn_end(&mut self, replica: ReplicaId, end: LogId) {
-        self.ends.insert(replica, (end, Instant::now()));
+    /// Forgets everything that was told when another voter turns out to be lost: whether one did.
+    fn learn_lost(&mut self, voters: &BTreeMap<ReplicaId, Peer>, is_retired: impl Fn(Peer) -> bool) -> bool {
+        let retired = voters.iter().filter(|(_, peer)| is_retired(**peer)).map(|(replica, _)| *replica);
+        let known = self.lost.len();
+        self.lost.extend(retired);
+        if self.lost.len() == known {
+            return false;
+        }
+        self.ends.clear();
+        self.since = Instant::now();
+        true
     }
 
     fn learn_members(&mut self, memberships: Option<Vec<Membership>>) {
@@ -277,37 +311,15 @@ impl Known {
         configs.iter().flatten().filter_map(|replica| Some((*replica, peer(replica)?))).collect()
     }
 
-    /// The highest end, once every voter has told its own.
-    fn floor_of_all(&self, first_voters: &BTreeMap<ReplicaId, Peer>) -> Option<LogId> {
-        self.floor(
-            first_voters,
-            |config| config.iter().all(|replica| self.ends.contains_key(replica)),
-            |_| true,
-        )
-    }
-
-    /// The highest end of those that still answer, once the others have been silent for long.
-    fn floor_of_majority(&self, first_voters: &BTreeMap<ReplicaId, Peer>) -> Option<LogId> {
-        if self.since.elapsed() < MAJORITY_AFTER {
-            return None;
-        }
-        let answers = |told: &Instant| told.elapsed() < MAJORITY_AFTER;
-        let enough = |config: &BTreeSet<ReplicaId>| {
-            let told = config.iter().filter_map(|replica| self.ends.get(replica));
-            told.filter(|(_, told)| answers(told)).count() > config.len() / 2
-        };
-        self.floor(first_voters, enough, answers)
-    }
-
-    fn floor(
-        &self,
-        first_voters: &BTreeMap<ReplicaId, Peer>,
-        enough: impl Fn(&BTreeSet<ReplicaId>) -> bool,
-        counts: impl Fn(&Instant) -> bool,
-    ) -> Option<LogId> {
+    /// The highest end, once every voter that is not lost has answered, or a majority of each configuration.
+    fn floor(&self, first_voters: &BTreeMap<ReplicaId, Peer>, majority: bool) -> Option<LogId> {
         let configs = self.configs(first_voters);
-        let ends = self.ends.values().filter(|(_, told)| counts(told)).map(|(end, _)| *end);
-        (!configs.is_empty() && configs.iter().all(enough)).then(|| ends.max())?
+        let enough = |config: &BTreeSet<ReplicaId>| {
+            let answered = config.iter().filter(|replica| self.ends.contains_key(replica)).count();
+            let lost = config.intersection(&self.lost).count();
+            if majority { answered > config.len() / 2 } else { answered + lost == config.len() }
+        };
+        (!configs.is_empty() && configs.iter().all(enough)).then(|| self.ends.values().max().copied())?
     }
 }
 

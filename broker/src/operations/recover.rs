@@ -138,7 +138,9 @@ fn hope(survivors: &[Survivor], assigned: &Assignment) -> Option<String> {
     let is_majority = |votes: &dyn Fn(u64) -> bool| {
         configs.iter().all(|voters| voters.iter().filter(|voter| votes(**voter)).count() * 2 > voters.len())
     };
-    let is_whole = |voter| survivors.iter().any(|s| s.found.replica_id == voter && s.found.damage.is_empty());
+    let is_whole = |voter| {
+        survivors.iter().any(|s| s.found.replica_id == voter && s.found.damage.is_empty() && !s.found.torn)
+    };
     let leader = survivors.iter().max_by_key(|s| s.found.leads_in).filter(|s| s.found.leads_in > 0);
     let hears = |leader: &Survivor, voter| {
         let heard = |follower: &FollowerLag| {

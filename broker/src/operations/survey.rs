@@ -104,6 +104,7 @@ fn of_partition(partition: &Partition) -> SurveyedReplica {
         log_end_offset: partition.group().log().bounds().next_offset.get(),
         size_bytes: found.size_bytes(),
         damage: found.damage,
+        torn: partition.group().torn_for_long(),
         ..of_group(partition.group().as_ref())
     }
 }

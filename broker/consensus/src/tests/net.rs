@@ -25,6 +25,7 @@ pub(crate) struct Net(Mutex<State>);
 struct State {
     rng: StdRng,
     brokers: BTreeMap<BrokerId, (Incarnation, Arc<Replicas>)>,
+    retired: BTreeSet<Incarnation>,
     /// Links that carry nothing, by who sends and who should receive.
     cut: BTreeSet<(BrokerId, BrokerId)>,
     latency_us: Range<u64>,
@@ -46,6 +47,7 @@ impl Net {
         Arc::new(Self(Mutex::new(State {
             rng: StdRng::seed_from_u64(seed),
             brokers: BTreeMap::new(),
+            retired: BTreeSet::new(),
             cut: BTreeSet::new(),
             latency_us: 100..1_000,
             loss: 0.0,
@@ -72,6 +74,11 @@ impl Net {
     /// From now on it cannot be reached.
     pub(crate) fn detach(&self, broker: BrokerId) {
         self.state().brokers.remove(&broker);
+    }
+
+    /// From now on everybody knows that it never comes back.
+    pub(crate) fn retire(&self, incarnation: Incarnation) {
+        self.state().retired.insert(incarnation);
     }
 
     /// Nothing passes from one to the other any more, in this direction.
@@ -161,6 +168,10 @@ impl Messenger for Wire {
     ) -> Result<Bytes, CallError> {
         let answer = timeout(within, self.deliver(peer, lane, request)).await;
         answer.unwrap_or(Err(CallError::TimedOut(within)))
+    }
+
+    fn is_retired(&self, peer: Peer) -> bool {
+        self.net.state().retired.contains(&peer.incarnation)
     }
 }
 

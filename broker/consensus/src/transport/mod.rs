@@ -329,4 +329,8 @@ impl Messenger for Transport {
             Answer::Node(_) => Err(Refusal::Malformed("the answer is of a broker".to_owned()).into()),
         }
     }
+
+    fn is_retired(&self, peer: Peer) -> bool {
+        self.0.handler().is_ok_and(|handler| !handler.admits(peer.broker_id, peer.incarnation))
+    }
 }
