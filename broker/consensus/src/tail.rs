@@ -6,10 +6,9 @@
 //! nothing that this replica helped to commit. Until its own log is durable that far it grants votes only to such
 //! candidates and never campaigns; then the flag that the storage keeps falls.
 //!
-//! A voter whose data directory the cluster has retired counts as lost: it need not answer, and what was told before is
-//! asked for again, since nobody else may reach as far as it said. While a majority keeps its disks, either this
-//! replica lost nothing that it had told, or the voters that are left, all of them, tell what it helped to commit. Mere
-//! silence retires nobody.
+//! A voter whose data directory the cluster has retired counts as lost: it need not answer, and those that are left are
+//! asked again, all of them, since nobody else may reach as far as it said. While a majority keeps its disks, either this
+//! replica lost nothing that it had told, or they know what it helped to commit. Mere silence retires nobody.
 //!
 //! Invariants: a leader lets its record of this replica go back (`allow_next_revert`) before it answers, and only
 //! until the replica has caught up; the replica takes nothing from a leader that may remember more of it than there
@@ -34,6 +33,9 @@ use crate::group::Group;
 use crate::peer::{Body, GroupRequest, Lane, Refusal, RequestKind};
 use crate::types::{Membership, Peer};
 
+/// A torn end that no leader has spoken of for so long may stay torn: half as long again as the next.
+const LONG: Duration = Duration::from_secs(90);
+
 /// After this long a majority of the voters has to do, and somebody has to know of it.
 const MAJORITY_AFTER: Duration = Duration::from_secs(60);
 
@@ -53,8 +55,9 @@ pub(crate) struct Tail {
 #[derive(Debug, Default, Clone, Copy)]
 struct Told {
     floor: Option<LogId>,
-    /// The term of the leader that lets this replica's log go back.
+    /// The term of the leader that lets this replica's log go back, and when it said so last.
     leader: Option<Term>,
+    led: Option<Instant>,
     /// Nobody is known who could be asked.
     alone: bool,
 }
@@ -68,17 +71,13 @@ impl Tail {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who said where the log ended is lost.
-    fn forget(&self) {
-        let mut told = self.told();
-        (told.floor, told.leader) = (None, None);
-    }
-
     /// Both a leader's word and that of all voters are enough: the lower floor is.
     fn lower(&self, floor: LogId, leader: Option<Term>) {
         let mut told = self.told();
         told.floor = Some(told.floor.map_or(floor, |known| known.min(floor)));
-        told.leader = leader.or(told.leader);
+        if leader.is_some() {
+            (told.leader, told.led) = (leader, Some(Instant::now()));
+        }
     }
 }
 
@@ -105,7 +104,8 @@ impl<M: Machine> Group<M> {
     /// Whether nobody has vouched for the end of this replica's log for so long that it may stay so.
     #[must_use]
     pub fn torn_for_long(&self) -> bool {
-        self.torn() && self.tail.since.elapsed() > MAJORITY_AFTER
+        let since = self.tail.told().led.map_or(self.tail.since, |led| led.max(self.tail.since));
+        self.torn() && since.elapsed() > LONG
     }
 
     /// Whether a candidate whose log ends at `last` may be given this replica's vote.
@@ -138,15 +138,16 @@ impl<M: Machine> Group<M> {
         known.learn_members(raft.with_raft_state(|state| memberships(&state.membership_state)).await.ok());
         known.ends.insert(self.replica_id, durable_end(self.log()));
         let voters = known.voters(&self.tail.first_voters);
-        if known.learn_lost(&voters, |peer| self.host.messenger.is_retired(peer)) {
-            self.tail.forget();
+        let is_lost =
+            |replica: ReplicaId, peer| replica != self.replica_id && self.host.messenger.is_retired(peer);
+        if known.learn_lost(&voters, is_lost) {
             known.ends.insert(self.replica_id, durable_end(self.log()));
         }
+        self.tail.told().alone = voters.is_empty();
         let others: Vec<_> = voters
             .iter()
             .filter(|(replica, _)| **replica != self.replica_id && !known.lost.contains(replica))
             .collect();
-        self.tail.told().alone = others.is_empty() && !voters.contains_key(&self.replica_id);
         let answers = join_all(others.into_iter().map(|(replica, peer)| self.ask(*replica, *peer, true)));
         for (replica, ends) in answers.await.into_iter().flatten() {
             known.learn_members(Some(ends.memberships));
@@ -272,10 +273,14 @@ impl Known {
     }
 
     /// Forgets everything that was told when another voter turns out to be lost: whether one did.
-    fn learn_lost(&mut self, voters: &BTreeMap<ReplicaId, Peer>, is_retired: impl Fn(Peer) -> bool) -> bool {
-        let retired = voters.iter().filter(|(_, peer)| is_retired(**peer)).map(|(replica, _)| *replica);
+    fn learn_lost(
+        &mut self,
+        voters: &BTreeMap<ReplicaId, Peer>,
+        is_lost: impl Fn(ReplicaId, Peer) -> bool,
+    ) -> bool {
+        let lost = voters.iter().filter(|(replica, peer)| is_lost(**replica, **peer));
         let known = self.lost.len();
-        self.lost.extend(retired);
+        self.lost.extend(lost.map(|(replica, _)| *replica));
         if self.lost.len() == known {
             return false;
         }
@@ -317,7 +322,12 @@ impl Known {
         let enough = |config: &BTreeSet<ReplicaId>| {
             let answered = config.iter().filter(|replica| self.ends.contains_key(replica)).count();
             let lost = config.intersection(&self.lost).count();
-            if majority { answered > config.len() / 2 } else { answered + lost == config.len() }
+            // Voters that are all lost vouch for nothing.
+            if majority {
+                answered > config.len() / 2
+            } else {
+                answered > 0 && answered + lost == config.len()
+            }
         };
         (!configs.is_empty() && configs.iter().all(enough)).then(|| self.ends.values().max().copied())?
     }

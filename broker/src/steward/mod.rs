@@ -248,10 +248,10 @@ impl Steward {
             followers: &followers,
             caught_up_at,
             alive: &is_alive,
-            has_room: building < self.settings.recoveries_max
-                && (large < LARGE_RECOVERIES_MAX
-                    || !is_large(behind(LogIndex(0)))
-                    || id == GroupId::METADATA),
+            // No replica is built on a broker that has not heard of it: the metadata waits for nobody.
+            has_room: id == GroupId::METADATA
+                || building < self.settings.recoveries_max
+                    && (large < LARGE_RECOVERIES_MAX || !is_large(behind(LogIndex(0)))),
         };
         let step = next_step(wanted, &view);
         watched.settled = (step == Step::Settled).then_some(wanted.epoch);

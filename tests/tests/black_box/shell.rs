@@ -51,12 +51,12 @@ impl Shell {
         String::from_utf8(stdout).unwrap()
     }
 
-    /// The first lines of a command that ends only when it is interrupted.
-    pub fn interrupted_after(&self, line: &str, lines: usize) -> Vec<String> {
+    /// The first lines of a command that ends only when it is told to.
+    pub fn ended_after(&self, line: &str, lines: usize, signal: Signal) -> Vec<String> {
         let mut child = self.command(line).process_group(0).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let read = (&mut stdout).lines().take(lines).map(Result::unwrap).collect();
-        kill_process_group(Pid::from_child(&child), Signal::INT).unwrap();
+        kill_process_group(Pid::from_child(&child), signal).unwrap();
         stdout.read_to_end(&mut Vec::new()).unwrap();
         child.wait().unwrap();
         read

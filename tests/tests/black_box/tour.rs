@@ -1,6 +1,7 @@
 //! The README's five minutes, as printed.
 
 use headwater_tests::process::http_get;
+use rustix::process::Signal;
 
 use crate::harness::Fixture;
 use crate::shell::{Shell, commands};
@@ -27,7 +28,7 @@ fn every_command_works_as_printed() {
     for line in commands("Five minutes", 0) {
         seen.push(line.split(' ').take(3).collect::<Vec<_>>().join(" "));
         if line.contains("--follow") {
-            let rows = shell.interrupted_after(&line, LINES);
+            let rows = shell.ended_after(&line, LINES, Signal::INT);
             assert_eq!(rows.len(), LINES, "{line}");
             assert!(rows[0].starts_with('N') && rows[0].ends_with('}'), "{line}: {}", rows[0]);
             continue;
