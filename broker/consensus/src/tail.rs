@@ -33,8 +33,8 @@ use crate::group::Group;
 use crate::peer::{Body, GroupRequest, Lane, Refusal, RequestKind};
 use crate::types::{Membership, Peer};
 
-/// A torn end that no leader has spoken of for so long may stay torn: half as long again as the next.
-const LONG: Duration = Duration::from_secs(90);
+/// A torn end that no leader has spoken of for so long may stay torn: half as long again as [`MAJORITY_AFTER`].
+const STAYS_TORN_AFTER: Duration = Duration::from_secs(90);
 
 /// After this long a majority of the voters has to do, and somebody has to know of it.
 const MAJORITY_AFTER: Duration = Duration::from_secs(60);
@@ -104,8 +104,8 @@ impl<M: Machine> Group<M> {
     /// Whether nobody has vouched for the end of this replica's log for so long that it may stay so.
     #[must_use]
     pub fn torn_for_long(&self) -> bool {
-        let since = self.tail.told().led.map_or(self.tail.since, |led| led.max(self.tail.since));
-        self.torn() && since.elapsed() > LONG
+        let since = self.tail.told().led.unwrap_or(self.tail.since);
+        self.torn() && since.elapsed() > STAYS_TORN_AFTER
     }
 
     /// Whether a candidate whose log ends at `last` may be given this replica's vote.
@@ -136,13 +136,11 @@ impl<M: Machine> Group<M> {
     async fn ask_voters(&self, known: &mut Known) -> Result<(), ConsensusError> {
         let raft = self.raft()?;
         known.learn_members(raft.with_raft_state(|state| memberships(&state.membership_state)).await.ok());
-        known.ends.insert(self.replica_id, durable_end(self.log()));
         let voters = known.voters(&self.tail.first_voters);
         let is_lost =
             |replica: ReplicaId, peer| replica != self.replica_id && self.host.messenger.is_retired(peer);
-        if known.learn_lost(&voters, is_lost) {
-            known.ends.insert(self.replica_id, durable_end(self.log()));
-        }
+        known.learn_lost(&voters, is_lost);
+        known.ends.insert(self.replica_id, durable_end(self.log()));
         self.tail.told().alone = voters.is_empty();
         let others: Vec<_> = voters
             .iter()
@@ -272,21 +270,15 @@ impl Known {
         Self { since: Instant::now(), memberships: Vec::new(), ends: BTreeMap::new(), lost: BTreeSet::new() }
     }
 
-    /// Forgets everything that was told when another voter turns out to be lost: whether one did.
-    fn learn_lost(
-        &mut self,
-        voters: &BTreeMap<ReplicaId, Peer>,
-        is_lost: impl Fn(ReplicaId, Peer) -> bool,
-    ) -> bool {
+    /// Forgets everything that was told when another voter turns out to be lost.
+    fn learn_lost(&mut self, voters: &BTreeMap<ReplicaId, Peer>, is_lost: impl Fn(ReplicaId, Peer) -> bool) {
         let lost = voters.iter().filter(|(replica, peer)| is_lost(**replica, **peer));
         let known = self.lost.len();
         self.lost.extend(lost.map(|(replica, _)| *replica));
-        if self.lost.len() == known {
-            return false;
+        if self.lost.len() > known {
+            self.ends.clear();
+            self.since = Instant::now();
         }
-        self.ends.clear();
-        self.since = Instant::now();
-        true
     }
 
     fn learn_members(&mut self, memberships: Option<Vec<Membership>>) {

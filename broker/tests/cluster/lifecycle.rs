@@ -63,13 +63,12 @@ async fn a_stop_hands_leadership_over_first() {
         cluster.wait_leader(*group).await;
     }
     for index in 0..3 {
+        let started = tokio::time::Instant::now();
         cluster.members[index].stop().await;
-        let stopped = tokio::time::Instant::now();
-        for group in &groups {
-            cluster.wait_leader(*group).await;
-        }
-        // An election takes more than half a second from the time-out on.
-        assert!(stopped.elapsed().as_millis() < 500, "not handed over: {:?}", stopped.elapsed());
+        // Not by an election, which takes more than half a second from the time-out on: it is led by then.
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        let led = groups.iter().filter(|group| cluster.leader(**group).is_some()).count();
+        assert_eq!(led, groups.len(), "after {:?}", started.elapsed());
         cluster.members[index].start().await;
         cluster.wait_ready().await;
         for group in &groups {
