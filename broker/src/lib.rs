@@ -9,6 +9,7 @@ mod error;
 mod failed;
 mod fetch;
 mod grpc;
+mod hand_over;
 mod host;
 mod http;
 mod lifecycle;

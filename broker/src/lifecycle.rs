@@ -1,4 +1,4 @@
-//! How a node comes up, follows the metadata, and hands over what it leads.
+//! How a node comes up, and follows the metadata.
 //!
 //! Invariants: what lies on disk is judged by metadata only once that is current, see [`crate::controller::Registry`];
 //! nothing here waits for a quorum but in the background.
@@ -7,15 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::stream;
 use headwater_consensus::Group;
 use headwater_consensus::Health;
 use headwater_core::Machine;
 use headwater_proto::types::{BrokerId, ClusterId, ReplicaId, Term};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::cluster::LocalGroup;
 use crate::controller::rejoin::{self, Word};
@@ -24,7 +21,6 @@ use crate::error::RequestError;
 use crate::failed;
 use crate::node::{Node, NodeError};
 use crate::operations::watch_disk;
-use crate::partition::Partition;
 use crate::retention;
 use crate::scrub;
 use crate::steward;
@@ -39,10 +35,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// and later.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 const LOOK_AROUND_AFTER: Duration = Duration::from_secs(10);
-/// Groups handed over at the same time.
-const HAND_OVER_AT_A_TIME: usize = 32;
-/// One group.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Opens what can be opened, and leaves what needs other brokers to the background.
 pub async fn bring_up(node: &Arc<Node>) -> Result<(), NodeError> {
@@ -249,36 +241,6 @@ async fn keep_metadata_log_short(node: Arc<Node>) {
         tokio::select! {
             () = node.controller().trim_log(segment_bytes) => {}
             () = node.stop().cancelled() => return,
-        }
-    }
-}
-
-/// Gives the leadership of every group away.
-pub async fn hand_over(node: &Node, within: Duration) {
-    let deadline = Instant::now() + within;
-    let give = |partition: Arc<Partition>| async move {
-        hand_over_group(partition.group(), deadline).await;
-    };
-    stream::iter(node.registry().open_partitions()).for_each_concurrent(HAND_OVER_AT_A_TIME, give).await;
-    // Last: who is asked where partitions are led must know.
-    hand_over_group(node.controller().group(), deadline).await;
-}
-
-/// To the voter that holds most of the log, of those that answer.
-async fn hand_over_group<M: Machine>(group: &Group<M>, deadline: Instant) {
-    let voters = group.membership().voters();
-    if group.leadership().is_none() || voters.len() < 2 {
-        return;
-    }
-    let mut others: Vec<_> = group.followers().into_iter().filter(|(id, _)| voters.contains(id)).collect();
-    others.sort_by_key(|(_, follower)| {
-        (std::cmp::Reverse(follower.last_heard), std::cmp::Reverse(follower.matched))
-    });
-    let candidates = others.into_iter().map(|(id, _)| id).filter(|id| *id != group.replica_id());
-    for to in candidates.collect::<Vec<ReplicaId>>() {
-        let left = deadline.saturating_duration_since(Instant::now()).min(HAND_OVER_WITHIN);
-        if left.is_zero() || group.transfer_leadership(to, left).await.is_ok() {
-            return;
         }
     }
 }

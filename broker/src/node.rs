@@ -25,6 +25,7 @@ use crate::controller::{
 };
 use crate::env::Env;
 use crate::error::RequestError;
+use crate::hand_over;
 use crate::host::Host;
 use crate::lifecycle;
 use crate::metrics::{Exposition, RequestMetrics};
@@ -280,7 +281,7 @@ impl Node {
 
     /// Gives the leadership of every group to another replica that can take it, as far as `within` allows.
     pub async fn hand_over(&self, within: Duration) {
-        lifecycle::hand_over(self, within).await;
+        hand_over::hand_over(self, within).await;
     }
 
     /// Stops every group and makes the next start a clean one.

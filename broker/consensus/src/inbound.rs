@@ -1,7 +1,7 @@
 //! Answers what a replica's peers ask of it.
 //!
 //! Invariants: Raft sees only what was decoded and checked, byte for byte; a replica whose tail was torn neither votes
-//! nor campaigns before that is made good; a vote is answered once it is durable. A request that was answered already,
+//! nor campaigns before that is made good; a vote is answered once it is durable, and nobody unseats whom it was just cast for. A request that was answered already,
 //! or comes late, does no harm: Raft's rules see to that.
 
 use std::sync::Weak;
@@ -11,14 +11,15 @@ use bytes::Bytes;
 use headwater_core::{DecodeError, Machine};
 use headwater_proto::types::Term;
 use headwater_storage::log::LogId;
+use openraft::Instant;
 use openraft::errors::Fatal;
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, VoteResponse};
 
 use crate::applied::Applied;
 use crate::driver::to_snapshot;
 use crate::group::{Group, GroupRaft};
 use crate::peer::{Body, GroupRequest, Refusal, Replica, RequestKind};
-use crate::types::{Payload, RaftVote, Types, from_raft};
+use crate::types::{Payload, RaftVote, Types, from_raft, to_raft};
 use crate::wire;
 
 /// How the peers of a group reach it. The group is whose handle is held elsewhere.
@@ -85,8 +86,27 @@ impl<M: Machine> Group<M> {
             return Err(Refusal::TornTail);
         }
         self.note_candidate(last);
+        if pre_vote && let Some(not_yet) = self.voted_lately(raft).await.map_err(|error| stopped(&error))? {
+            return Ok(wire::encode_voted(&not_yet));
+        }
         let answer = if pre_vote { raft.pre_vote(request).await } else { raft.vote(request).await };
         Ok(wire::encode_voted(&answer.map_err(|error| stopped(&error))?))
+    }
+
+    /// The refusal of a pre-vote while the candidate that was voted for is about to lead: who asks now has only not
+    /// heard from it yet, and would unseat it. Half a time-out, so that who lost may ask again when its own is over.
+    async fn voted_lately(
+        &self,
+        raft: &GroupRaft<M>,
+    ) -> Result<Option<VoteResponse<Types<M::Reply>>>, Fatal<Types<M::Reply>>> {
+        let is_late = self.settings.election_timeout_min / 2;
+        let last = self.log().bounds().last.and_then(to_raft);
+        raft.with_raft_state(move |state| {
+            let lately = state.vote_last_modified().is_some_and(|at| at.elapsed() < is_late);
+            let open = lately && !state.vote_ref().committed;
+            open.then(|| VoteResponse::new(state.vote_ref(), last, false))
+        })
+        .await
     }
 
     async fn answer_transfer(&self, raft: &GroupRaft<M>, body: Bytes) -> Result<Body, Refusal> {

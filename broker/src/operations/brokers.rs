@@ -29,7 +29,7 @@ impl Node {
     /// # Errors
     /// There is no such broker, or it is being removed.
     pub async fn drain_broker(self: &Arc<Self>, broker: i32, undo: bool) -> Result<Drained, RequestError> {
-        let id = known_broker(self, broker)?;
+        let id = known_broker(self, broker).await?;
         let state = if undo { BrokerState::Active } else { BrokerState::Draining };
         self.set_state(id, state).await?;
         let leads = self.cluster().led().into_values().filter(|leader| leader.broker == id).count();
@@ -46,7 +46,7 @@ impl Node {
         with: i32,
         validate_only: bool,
     ) -> Result<Moved, RequestError> {
-        let (old, new) = (known_broker(self, broker)?, known_broker(self, with)?);
+        let (old, new) = (known_broker(self, broker).await?, known_broker(self, with).await?);
         if old == new {
             return Err(RequestError::Invalid("a broker cannot take its own place".to_owned()));
         }
@@ -72,7 +72,7 @@ impl Node {
         broker: i32,
         validate_only: bool,
     ) -> Result<Moved, RequestError> {
-        let id = known_broker(self, broker)?;
+        let id = known_broker(self, broker).await?;
         let (moves, stuck) = self.controller().with_state(|state| {
             let mut pool = Pool::of(state, |id| self.cluster().alive(id));
             pool.set_state(id, BrokerState::Leaving);

@@ -44,9 +44,9 @@ impl Node {
         to: Option<i32>,
         within: Duration,
     ) -> Result<(), RequestError> {
-        let (topic, assigned) = super::find(self, topic, partition)?;
+        let (topic, assigned) = super::find(self, topic, partition).await?;
         let to = match to {
-            Some(broker) => known_broker(self, broker)?,
+            Some(broker) => known_broker(self, broker).await?,
             None => assigned.brokers().next().ok_or(RequestError::NotLeader)?,
         };
         let group = GroupId { topic_id: topic.id, partition: headwater_proto::types::PartitionId(partition) };

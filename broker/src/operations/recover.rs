@@ -51,9 +51,12 @@ impl Node {
         survivor: Option<i32>,
         accept_loss: bool,
     ) -> Result<Outlook, RequestError> {
-        let (topic, assigned) = find(self, topic, partition)?;
+        let (topic, assigned) = find(self, topic, partition).await?;
         let group = GroupId { topic_id: topic.id, partition: PartitionId(partition) };
-        let survivor = survivor.map(|broker| known_broker(self, broker)).transpose()?;
+        let survivor = match survivor {
+            Some(broker) => Some(known_broker(self, broker).await?),
+            None => None,
+        };
         let survivors = survivors(self.survey(&[group]).await, &assigned);
         if let Some(hope) = hope(&survivors, &assigned) {
             return Err(RequestError::Invalid(hope));

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
 use headwater_core::metadata::{Command, Partition as Assignment};
 use headwater_core::placement::{Move, Pool, alter_replication, move_to};
 use headwater_proto::types::{BrokerId, GroupId, PartitionId, ReplicaId};
 
-use super::known_broker;
+use super::{known_broker, look_up};
 use crate::error::RequestError;
 use crate::node::Node;
 
@@ -27,11 +28,12 @@ impl Node {
     /// They cannot be there, or somebody else changes the assignment.
     pub async fn reassign(self: &Arc<Self>, wanted: Wanted, validate_only: bool) -> Result<(), RequestError> {
         let number = PartitionId(wanted.partition);
-        let (topic, assigned) = super::find(self, &wanted.topic, wanted.partition)?;
+        let (topic, assigned) = super::find(self, &wanted.topic, wanted.partition).await?;
         let brokers = if wanted.brokers.is_empty() {
             self.where_it_was(GroupId { topic_id: topic.id, partition: number }, &assigned).await?
         } else {
-            wanted.brokers.iter().map(|broker| known_broker(self, *broker)).collect::<Result<_, _>>()?
+            let known = wanted.brokers.iter().map(|broker| known_broker(self, *broker));
+            try_join_all(known).await?
         };
         match move_to(&topic, number, &brokers) {
             Some(change) => self.make(change, validate_only).await,
@@ -49,7 +51,7 @@ impl Node {
         replicas: i32,
         validate_only: bool,
     ) -> Result<usize, RequestError> {
-        let topic = self.controller().topic(topic)?;
+        let topic = look_up(self, || self.controller().topic(topic)).await?;
         let replicas = usize::try_from(replicas).ok().filter(|replicas| *replicas > 0).ok_or_else(|| {
             RequestError::Invalid(format!("a partition has at least one replica, not {replicas}"))
         })?;

@@ -1,6 +1,7 @@
 //! Stops, kills, power cuts and returns.
 
 use headwater_proto::types::GroupId;
+use headwater_proto::v1;
 
 use super::harness::*;
 
@@ -75,6 +76,21 @@ async fn a_stop_hands_leadership_over_first() {
             cluster.wait_leader(*group).await;
         }
     }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_away_hears_of_a_topic_before_it_denies_it() {
+    let mut cluster = Cluster::three().await;
+    cluster.members[2].stop().await;
+    assert_eq!(cluster.members[0].create("late", 1, 1).await.error, None);
+    cluster.members[2].start().await;
+    eventually("it answers", || cluster.members[2].node().is_some()).await;
+    let partitions = vec![v1::LeaderTransfer { topic: "late".to_owned(), partition: 0, to: None }];
+    let request = v1::TransferLeaderRequest { partitions, timeout_ms: 0 };
+    let mut admin = cluster.members[2].cluster_admin().await;
+    let transferred = admin.transfer_leader(request).await.unwrap().into_inner();
+    assert_eq!(transferred.partitions[0].error, None);
     cluster.stop_all().await;
 }
 

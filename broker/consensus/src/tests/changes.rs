@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use headwater_proto::types::{BrokerId, Offset, ReplicaId};
+use headwater_proto::types::{BrokerId, Offset, ReplicaId, Term};
 use headwater_storage::log::LogOptions;
 use tokio::time::{sleep, timeout};
 
@@ -167,6 +167,27 @@ async fn leadership_is_handed_over_at_once() {
     let follower = 1 + leader % 3;
     let refused = cluster.group(follower).transfer_leadership(replica(leader), Duration::from_secs(1)).await;
     assert!(matches!(refused, Err(ConsensusError::NotLeader { .. })), "{refused:?}");
+}
+
+/// Its broker hears that the old leader leads no more before it hears of the new one.
+#[tokio::test(start_paused = true)]
+async fn who_campaigns_behind_its_own_vote_unseats_nobody() {
+    let mut cluster = three(7).await;
+    cluster.append_all(0..3).await;
+    for _ in 0..10 {
+        let (leader, term) = cluster.wait_leader().await;
+        cluster.converged().await;
+        let (to, third) = (1 + leader % 3, 1 + (leader + 1) % 3);
+        let group = cluster.group(leader).clone();
+        let transfer =
+            tokio::spawn(async move { group.transfer_leadership(replica(to), Duration::from_secs(5)).await });
+        let voted = |c: &Cluster| (c.group(third).observe().term > term).then_some(());
+        cluster.until("the third has voted", voted).await;
+        cluster.group(third).campaign().await;
+        transfer.await.unwrap().unwrap();
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(cluster.leader(), Some((to, Term(term.get() + 1))));
+    }
 }
 
 #[tokio::test(start_paused = true)]
