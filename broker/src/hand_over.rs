@@ -1,7 +1,7 @@
 //! A broker that stops gives away what it leads.
 //!
-//! Invariants: each group is tried, however its leadership came here, also while the others are given away; a group that
-//! nobody takes holds the stop up once, and for a bounded time. Must not begin an election for this broker.
+//! Invariants: it ends in time; groups that this broker is elected for meanwhile are given away, too; no group that rests
+//! is woken to elect this broker.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use futures_util::stream;
 use headwater_consensus::Group;
 use headwater_core::Machine;
 use headwater_proto::types::{GroupId, ReplicaId};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use crate::node::Node;
 use crate::partition::Partition;
@@ -21,36 +21,45 @@ use crate::partition::Partition;
 const AT_A_TIME: usize = 32;
 /// One group.
 const ONE_WITHIN: Duration = Duration::from_secs(3);
-/// An elected leader that does not lead yet, or whose lease has run out, does so by then, or has lost its quorum.
+/// Elected leaders that do not lead yet, or whose leases have run out, do so by then, or have lost their quorum.
 const LEADS_WITHIN: Duration = Duration::from_secs(1);
 /// A group that others hand over to this broker meanwhile is given away again, so often in all.
 const TIMES_MAX: u32 = 3;
 
 /// Gives the leadership of every group to another replica that can take it, as far as `within` allows.
 pub async fn hand_over(node: &Node, within: Duration) {
-    let deadline = Instant::now() + within;
+    let now = Instant::now();
+    let by = Deadlines { led: now + LEADS_WITHIN.min(within / 4), given: now + within };
     node.cluster().hold_elections(true);
     let mut given = Given::default();
-    while Instant::now() < deadline {
+    while Instant::now() < by.given {
         let partitions = node.registry().open_partitions();
-        let led: Vec<_> =
+        let mut led: Vec<_> =
             partitions.into_iter().filter(|partition| given.may_try(partition.group().as_ref())).collect();
         if led.is_empty() {
             break;
         }
+        // Who has to be waited for comes last.
+        led.sort_by_key(|partition| partition.group().leadership().is_none());
         let give = |partition: Arc<Partition>| async move {
             let group = partition.group();
-            (group.id(), hand_over_group(group, deadline).await)
+            (group.id(), hand_over_group(group, by).await)
         };
         let outcomes: Vec<_> = stream::iter(led).map(give).buffer_unordered(AT_A_TIME).collect().await;
         given.note(outcomes);
     }
     // Last: who is asked where partitions are led must know.
     let metadata = node.controller().group();
-    while Instant::now() < deadline && given.may_try(metadata) {
-        let taken = hand_over_group(metadata, deadline).await;
+    while Instant::now() < by.given && given.may_try(metadata) {
+        let taken = hand_over_group(metadata, by).await;
         given.note([(metadata.id(), taken)]);
     }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    led: Instant,
+    given: Instant,
 }
 
 /// What was tried so far.
@@ -83,8 +92,8 @@ fn is_elected<M: Machine>(group: &Group<M>) -> bool {
 }
 
 /// To the voter that holds most of the log, of those that answer. Whether this replica leads no more.
-async fn hand_over_group<M: Machine>(group: &Group<M>, deadline: Instant) -> bool {
-    if !timeout(LEADS_WITHIN, leads(group)).await.unwrap_or(false) {
+async fn hand_over_group<M: Machine>(group: &Group<M>, by: Deadlines) -> bool {
+    if !timeout_at(by.led, leads(group)).await.unwrap_or(false) {
         return !is_elected(group);
     }
     let voters = group.membership().voters();
@@ -94,7 +103,7 @@ async fn hand_over_group<M: Machine>(group: &Group<M>, deadline: Instant) -> boo
     });
     let candidates = others.into_iter().map(|(id, _)| id).filter(|id| *id != group.replica_id());
     for to in candidates.collect::<Vec<ReplicaId>>() {
-        let left = deadline.saturating_duration_since(Instant::now()).min(ONE_WITHIN);
+        let left = by.given.saturating_duration_since(Instant::now()).min(ONE_WITHIN);
         if left.is_zero() || group.transfer_leadership(to, left).await.is_ok() {
             break;
         }

@@ -1,8 +1,8 @@
 //! Answers what a replica's peers ask of it.
 //!
 //! Invariants: Raft sees only what was decoded and checked, byte for byte; a replica whose tail was torn neither votes
-//! nor campaigns before that is made good; a vote is answered once it is durable, and nobody unseats whom it was just cast for. A request that was answered already,
-//! or comes late, does no harm: Raft's rules see to that.
+//! nor campaigns before that is made good; a vote is answered once it is durable; who has just voted grants no pre-vote
+//! for half a time-out. A request that was answered already, or comes late, does no harm: Raft's rules see to that.
 
 use std::sync::Weak;
 
@@ -11,7 +11,6 @@ use bytes::Bytes;
 use headwater_core::{DecodeError, Machine};
 use headwater_proto::types::Term;
 use headwater_storage::log::LogId;
-use openraft::Instant;
 use openraft::errors::Fatal;
 use openraft::raft::{AppendEntriesRequest, VoteResponse};
 
@@ -86,27 +85,28 @@ impl<M: Machine> Group<M> {
             return Err(Refusal::TornTail);
         }
         self.note_candidate(last);
-        if pre_vote && let Some(not_yet) = self.voted_lately(raft).await.map_err(|error| stopped(&error))? {
-            return Ok(wire::encode_voted(&not_yet));
-        }
-        let answer = if pre_vote { raft.pre_vote(request).await } else { raft.vote(request).await };
-        Ok(wire::encode_voted(&answer.map_err(|error| stopped(&error))?))
+        let answer = match pre_vote {
+            true if self.rest.voted_within(self.settings.election_timeout_min / 2) => {
+                self.deny(raft).await.map_err(|error| stopped(&error))?
+            }
+            true => raft.pre_vote(request).await.map_err(|error| stopped(&error))?,
+            false => {
+                let answer = raft.vote(request).await.map_err(|error| stopped(&error))?;
+                if answer.vote_granted {
+                    self.rest.note_vote();
+                }
+                answer
+            }
+        };
+        Ok(wire::encode_voted(&answer))
     }
 
-    /// The refusal of a pre-vote while the candidate that was voted for is about to lead: who asks now has only not
-    /// heard from it yet, and would unseat it. Half a time-out, so that who lost may ask again when its own is over.
-    async fn voted_lately(
+    async fn deny(
         &self,
         raft: &GroupRaft<M>,
-    ) -> Result<Option<VoteResponse<Types<M::Reply>>>, Fatal<Types<M::Reply>>> {
-        let is_late = self.settings.election_timeout_min / 2;
+    ) -> Result<VoteResponse<Types<M::Reply>>, Fatal<Types<M::Reply>>> {
         let last = self.log().bounds().last.and_then(to_raft);
-        raft.with_raft_state(move |state| {
-            let lately = state.vote_last_modified().is_some_and(|at| at.elapsed() < is_late);
-            let open = lately && !state.vote_ref().committed;
-            open.then(|| VoteResponse::new(state.vote_ref(), last, false))
-        })
-        .await
+        raft.with_raft_state(move |state| VoteResponse::new(state.vote_ref(), last, false)).await
     }
 
     async fn answer_transfer(&self, raft: &GroupRaft<M>, body: Bytes) -> Result<Body, Refusal> {
@@ -115,6 +115,8 @@ impl<M: Machine> Group<M> {
         if self.torn() {
             return Err(Refusal::TornTail);
         }
+        // It votes for itself.
+        self.rest.note_vote();
         let answer = raft.handle_transfer_leader(request).await.map_err(|error: Fatal<_>| stopped(&error))?;
         Ok(wire::encode_transferred(&answer))
     }

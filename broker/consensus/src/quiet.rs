@@ -34,11 +34,26 @@ pub(crate) struct Rest {
     pub(crate) waking: tokio::sync::Mutex<()>,
     /// Told when a candidate turns up that this replica must refuse.
     outranks: Notify,
+    voted: Mutex<Option<Instant>>,
 }
 
 impl Rest {
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn voted(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.voted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn note_vote(&self) {
+        *self.voted() = Some(Instant::now());
+    }
+
+    /// Whether this replica has just voted: its candidate is about to lead, and who asks for a pre-vote now has only not
+    /// heard of it yet, and would unseat it. Less than a time-out, so that who lost may ask again when its own is over.
+    pub(crate) fn voted_within(&self, lately: Duration) -> bool {
+        self.voted().is_some_and(|at| at.elapsed() < lately)
     }
 }
 
@@ -151,7 +166,8 @@ impl<M: Machine> Group<M> {
     }
 
     /// Wakes a replica that leads nobody and is led by nobody, and has it ask for votes at once instead of when its
-    /// election timeout is over. By pre-vote: nothing happens where others hear of a leader, or know more.
+    /// election timeout is over. By pre-vote: nothing happens where others hear of a leader, have just voted
+    /// for one, or know more.
     pub async fn campaign(&self) {
         self.wake().await;
         let Some(raft) = &self.raft else { return };

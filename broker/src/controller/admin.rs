@@ -82,7 +82,7 @@ impl Controller {
 
     /// Deletes a topic with all its records.
     pub async fn delete_topic(&self, name: &str, timeout_ms: u64) -> Result<TopicOutcome, RequestError> {
-        let topic = self.topic(name)?;
+        let topic = self.find_topic(name).await?;
         within(timeout_ms, async {
             self.submit(Command::DeleteTopic { id: topic.id }).await?;
             self.registry.wait_for(name, None).await;
@@ -99,7 +99,7 @@ impl Controller {
         validate_only: bool,
         timeout_ms: u64,
     ) -> Result<TopicOutcome, RequestError> {
-        let topic = self.topic(name)?;
+        let topic = self.find_topic(name).await?;
         let before = topic.partitions.len();
         let total = usize::try_from(total).unwrap_or(0);
         if total <= before {
@@ -131,7 +131,7 @@ impl Controller {
         validate_only: bool,
         timeout_ms: u64,
     ) -> Result<TopicOutcome, RequestError> {
-        let topic = self.topic(name)?;
+        let topic = self.find_topic(name).await?;
         for (config, _) in &changes {
             headwater_core::topic_config::known(config).map_err(MetadataError::from)?;
         }

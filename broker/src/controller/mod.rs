@@ -45,6 +45,8 @@ pub use registry::Registry;
 
 /// Ids that a broker fetches at once (KIP-730); those left over at a stop are never used.
 const PRODUCER_ID_BLOCK: u32 = 1_000;
+/// How long a broker that does not know of something may take to hear of it.
+const HEARS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Ids given to this broker and not yet to a producer.
 #[derive(Debug, Default)]
@@ -151,8 +153,27 @@ impl Controller {
 
     /// A topic by its name.
     pub fn topic(&self, name: &str) -> Result<Topic, RequestError> {
-        self.with_state(|state| state.topic(name).cloned())
-            .ok_or_else(|| RequestError::UnknownTopic { topic: name.to_owned() })
+        self.with_state(|state| known_topic(state, name))
+    }
+
+    /// As [`Controller::topic`], once this broker has heard of what it may have missed.
+    pub async fn find_topic(&self, name: &str) -> Result<Topic, RequestError> {
+        self.look_up(|state| known_topic(state, name)).await
+    }
+
+    /// What is found in the state. Before it is said that there is no such thing, a broker that was away hears of it.
+    ///
+    /// # Errors
+    /// There is no such thing; or nobody leads the metadata, and it may exist.
+    pub async fn look_up<T>(
+        &self,
+        look: impl Fn(&MetadataState) -> Result<T, RequestError>,
+    ) -> Result<T, RequestError> {
+        if let Ok(found) = self.with_state(&look) {
+            return Ok(found);
+        }
+        self.catch_up(HEARS_WITHIN).await?;
+        self.with_state(&look)
     }
 
     /// Registers this broker where the cluster knows it otherwise or not at all.
@@ -218,4 +239,12 @@ async fn within<T>(
 ) -> Result<T, RequestError> {
     let timed_out = |_| Err(RequestError::NotFinished { timeout_ms });
     tokio::time::timeout(Duration::from_millis(timeout_ms), change).await.unwrap_or_else(timed_out)
+}
+
+/// A topic of this name.
+///
+/// # Errors
+/// There is none.
+pub fn known_topic(state: &MetadataState, name: &str) -> Result<Topic, RequestError> {
+    state.topic(name).cloned().ok_or_else(|| RequestError::UnknownTopic { topic: name.to_owned() })
 }

@@ -155,7 +155,7 @@ impl Cluster for ClusterApi {
         let request = request.into_inner();
         check_topics(&self.node, request.topics.len())?;
         for topic in &request.topics {
-            self.node.controller().topic(topic).map_err(|error| error.to_status())?;
+            self.node.controller().find_topic(topic).await.map_err(|error| error.to_status())?;
         }
         let figures = self.node.partition_figures(&request.topics.into_iter().collect()).await;
         let wanted = figures.into_iter().filter(|one| !request.unhealthy_only || !one.remarks.is_empty());

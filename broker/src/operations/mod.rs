@@ -19,30 +19,17 @@ pub use scrape::watch_disk;
 pub use status::{BrokerFigures, PartitionFigures, ReplicaFigures};
 pub use survey::{answer_hand_over, answer_survey};
 
-use std::time::Duration;
-
-use headwater_core::metadata::{Partition as Assignment, Topic};
+use headwater_core::metadata::{MetadataError, MetadataState, Partition as Assignment, Topic};
 use headwater_proto::types::{BrokerId, GroupId, PartitionId};
 
+use crate::controller::known_topic;
 use crate::error::RequestError;
 use crate::node::Node;
 
-/// How long a broker may take to hear of what it does not know.
-const CATCH_UP_WITHIN: Duration = Duration::from_secs(5);
-
-/// What this broker finds in its metadata; before it says that there is no such thing, it hears what it may have missed.
-async fn look_up<T>(node: &Node, look: impl Fn() -> Result<T, RequestError>) -> Result<T, RequestError> {
-    if let Ok(found) = look() {
-        return Ok(found);
-    }
-    node.controller().catch_up(CATCH_UP_WITHIN).await?;
-    look()
-}
-
 /// The topic and the assignment of a partition.
 async fn find(node: &Node, topic: &str, partition: i32) -> Result<(Topic, Assignment), RequestError> {
-    let look = || {
-        let topic = node.controller().topic(topic)?;
+    let look = |state: &MetadataState| {
+        let topic = known_topic(state, topic)?;
         match topic.partition(PartitionId(partition)).cloned() {
             Some(assigned) => Ok((topic, assigned)),
             None => Err(RequestError::UnknownPartition {
@@ -52,7 +39,7 @@ async fn find(node: &Node, topic: &str, partition: i32) -> Result<(Topic, Assign
             }),
         }
     };
-    look_up(node, look).await
+    node.controller().look_up(look).await
 }
 
 /// A group as people name it.
@@ -64,9 +51,9 @@ fn name_of(node: &Node, group: GroupId) -> (String, i32) {
 
 async fn known_broker(node: &Node, broker: i32) -> Result<BrokerId, RequestError> {
     let id = BrokerId(broker);
-    let look = || match node.controller().with_state(|state| state.broker(id).is_some()) {
-        true => Ok(id),
-        false => Err(headwater_core::metadata::MetadataError::UnknownBroker(id).into()),
+    let look = |state: &MetadataState| match state.broker(id) {
+        Some(_) => Ok(id),
+        None => Err(MetadataError::UnknownBroker(id).into()),
     };
-    look_up(node, look).await
+    node.controller().look_up(look).await
 }

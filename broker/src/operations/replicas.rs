@@ -8,7 +8,7 @@ use headwater_core::metadata::{Command, Partition as Assignment};
 use headwater_core::placement::{Move, Pool, alter_replication, move_to};
 use headwater_proto::types::{BrokerId, GroupId, PartitionId, ReplicaId};
 
-use super::{known_broker, look_up};
+use super::known_broker;
 use crate::error::RequestError;
 use crate::node::Node;
 
@@ -51,7 +51,7 @@ impl Node {
         replicas: i32,
         validate_only: bool,
     ) -> Result<usize, RequestError> {
-        let topic = look_up(self, || self.controller().topic(topic)).await?;
+        let topic = self.controller().find_topic(topic).await?;
         let replicas = usize::try_from(replicas).ok().filter(|replicas| *replicas > 0).ok_or_else(|| {
             RequestError::Invalid(format!("a partition has at least one replica, not {replicas}"))
         })?;
