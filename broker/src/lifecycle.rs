@@ -41,6 +41,10 @@ pub async fn bring_up(node: &Arc<Node>) -> Result<(), NodeError> {
     let group = node.controller().group();
     let looked_around = watch::Sender::new(false);
     if is_sole_voter(group) || group.health() != Health::Running {
+        // Others may have been told to go on without it.
+        if let Some(error) = objection(node, false).await {
+            return Err(error);
+        }
         group.wait_leader().await?;
         become_current(node).await?;
     } else {

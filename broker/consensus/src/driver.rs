@@ -117,7 +117,11 @@ impl<M: Machine> State<M> {
             }
         };
         let snapshot = to_snapshot(&tables);
-        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(tables);
+        let mut newest = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        // A leader may have sent a newer one since this one was prepared.
+        if newest.as_ref().is_none_or(|held| held.at <= tables.at) {
+            *newest = Some(tables);
+        }
         Ok(snapshot)
     }
 
@@ -141,6 +145,8 @@ impl<M: Machine> State<M> {
         if holds(log, tables.at)? {
             return tables::write(&self.shared, tables).await;
         }
+        // Whoever else writes tables would remove those of the snapshot, which lie behind the end of the log until it goes.
+        let _one_at_a_time = self.shared.tables.lock().await;
         Ok(log.reset(tables.at, tables.next_offset, bytes).await?)
     }
 }

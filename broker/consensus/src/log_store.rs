@@ -380,7 +380,7 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for LogStore {
         let last = last.map(|id| from_raft_index(id.index));
         #[cfg(feature = "mutants")]
         crate::planted::keep_stale_tail(&self.shared, last).await.map_err(log_failed)?;
-        let truncated = self.shared.log.truncate_after(last).await.map_err(log_failed);
+        let truncated = self.when_space(|| self.shared.log.truncate_after(last)).await;
         self.shared.noted(truncated)
     }
 

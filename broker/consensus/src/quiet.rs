@@ -152,7 +152,8 @@ impl<M: Machine> Group<M> {
         }
         let _one_at_a_time = self.rest.waking.lock().await;
         let Some(raft) = &self.raft else { return };
-        if !self.quiet() {
+        let woken = *self.rest.since();
+        if woken.is_none() {
             return;
         }
         raft.runtime_config().tick(true);
@@ -162,7 +163,11 @@ impl<M: Machine> Group<M> {
         {
             tracing::debug!(group = %self.id, %error, "a quiet leader was not confirmed");
         }
-        *self.rest.since() = None;
+        let mut since = self.rest.since();
+        // It may have been put to rest again meanwhile, by another leader.
+        if *since == woken {
+            *since = None;
+        }
     }
 
     /// Wakes a replica that leads nobody and is led by nobody, and has it ask for votes at once instead of when its

@@ -16,6 +16,9 @@ pub struct RaftSettings {
     /// A group of several voters starts without timers, as if it were quiet: whoever holds it wakes it, so that a
     /// thousand do not campaign at once. A peer's request wakes it as well.
     pub start_at_rest: bool,
+    /// A group of one voter leads as soon as it starts. Else it waits, at rest, for whoever holds it: the others may have
+    /// been told to go on without it.
+    pub lone_voter_leads: bool,
 }
 
 impl Default for RaftSettings {
@@ -26,6 +29,7 @@ impl Default for RaftSettings {
             election_timeout_min: Duration::from_millis(300),
             election_timeout_max: Duration::from_millis(500),
             start_at_rest: false,
+            lone_voter_leads: true,
         }
     }
 }

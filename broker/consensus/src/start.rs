@@ -135,7 +135,8 @@ impl<M: Machine> Group<M> {
             rest: Rest::default(),
             tail: Tail::new(voted, spec.voters),
         });
-        if settings.start_at_rest && !group.membership().voters().into_iter().eq([replica_id]) {
+        let leads = settings.lone_voter_leads && group.membership().voters().into_iter().eq([replica_id]);
+        if settings.start_at_rest && !leads {
             group.start_at_rest();
         }
         let inbound = Inbound(Arc::downgrade(&group));
@@ -243,7 +244,7 @@ async fn enter<M: Machine>(
     let report = raft.wait(None);
     let reported = report.metrics(move |m| *m.membership_config.log_id() >= at, "members").await;
     reported.map_err(|error| failed(&error))?;
-    if voters == BTreeSet::from([spec.replica_id]) {
+    if settings.lone_voter_leads && voters == BTreeSet::from([spec.replica_id]) {
         // The only voter holds all there is: it has nobody to wait for, neither now nor in time.
         state.shared.log.clear_tail_cut().await?;
         raft.runtime_config().elect(true);

@@ -60,15 +60,15 @@ impl Wake {
         Self { group: Arc::clone(group), after, campaigns: false }
     }
 
-    /// Whether the group is still without a leader, and rests again.
-    async fn wake(&self, campaigns: &Semaphore) -> bool {
+    /// Whether the group is still without a leader, and rests again. `barred`: nobody is to be elected any more.
+    async fn wake(&self, campaigns: &Semaphore, barred: impl Fn() -> bool) -> bool {
         if !self.campaigns {
             self.group.wake().await;
             return false;
         }
         // The semaphore is never closed.
         let _few_at_a_time = campaigns.acquire().await;
-        if !self.group.quiet() {
+        if !self.group.quiet() || barred() {
             // Somebody else was elected meanwhile.
             return false;
         }
@@ -335,7 +335,11 @@ impl Cluster {
 
     /// One that was not elected is tried again later, by whoever's turn it is.
     async fn campaign(&self, wake: &Wake) {
-        if wake.wake(&self.campaigns).await {
+        let barred = || {
+            let inner = self.inner();
+            inner.elections_held || inner.view.leaders.leader(wake.group.id()).is_some()
+        };
+        if wake.wake(&self.campaigns, barred).await {
             self.inner().unsettled.insert(wake.group.id(), Instant::now());
         }
     }

@@ -18,6 +18,13 @@ use crate::error::RequestError;
 /// Kind of a group's fact: the term above which it was recovered last, `u64`.
 pub(super) const RECOVERED_ABOVE: u8 = 48;
 
+/// Whether this decision, or a later one, was carried out here: metadata that is behind may name an older one.
+pub fn is_done(data_dir: &DataDir, group: GroupId, above: Term) -> bool {
+    let done = data_dir.get(Some(group), RECOVERED_ABOVE);
+    let done = done.and_then(|fact| fact.as_ref().try_into().ok()).map(u64::from_be_bytes);
+    done.is_some_and(|done| Term(done) >= above)
+}
+
 /// Makes the replica the only voter of its group, unless it was for this decision. It must not be running.
 ///
 /// Where no copy was left, an empty one begins above the term all the same: else whoever remembers the leaders of
@@ -29,10 +36,10 @@ pub async fn make_sole_voter(
     above: Term,
 ) -> Result<(), RequestError> {
     let failed = |error: std::io::Error| RequestError::Storage(error.to_string());
-    let decided = Bytes::copy_from_slice(&above.get().to_be_bytes());
-    if data_dir.get(Some(group), RECOVERED_ABOVE).as_ref() == Some(&decided) {
+    if is_done(data_dir, group, above) {
         return Ok(());
     }
+    let decided = Bytes::copy_from_slice(&above.get().to_be_bytes());
     let peer = Peer { broker_id: own.broker, incarnation: own.incarnation };
     if creation(data_dir, group)?.is_none() {
         let record = Creation { replica_id: own.id, voters: BTreeMap::from([(own.id, peer)]) };
@@ -99,8 +106,9 @@ mod tests {
                 let is_done = matches!(done, Ok(Ok(())));
                 let before = last_term(&data_dir).await;
                 assert!(!is_done || before > Some(ABOVE), "what was done is durable");
-                for _ in 0..2 {
-                    make_sole_voter(&data_dir, GROUP, own, ABOVE).await.unwrap();
+                // The last as by metadata that is behind.
+                for above in [ABOVE, ABOVE, Term(3)] {
+                    make_sole_voter(&data_dir, GROUP, own, above).await.unwrap();
                 }
                 let after = last_term(&data_dir).await;
                 assert!(after > Some(ABOVE));

@@ -359,11 +359,15 @@ impl Registry {
         may_begin: bool,
     ) -> Result<Option<Arc<Partition>>, RequestError> {
         let Some(partition) = topic.partitions.get(index) else { return Ok(None) };
+        let group = group_id(topic, index);
         // It would lead at once, by its own vote, even where it was given up while this broker was away.
-        if !may_begin && partition.replicas.len() == 1 {
+        let is_alone = partition.replicas.len() == 1;
+        let founds = partition.created_with.contains(&own);
+        let recovered_above = partition.recovered_above.filter(|_| founds);
+        let is_due = |above| !recovery::is_done(&self.host.data_dir, group, above);
+        if !may_begin && (is_alone || recovered_above.is_some_and(is_due)) {
             return Ok(None);
         }
-        let group = group_id(topic, index);
         let on_disk = creation(&self.host.data_dir, group)?.map(|record| record.replica_id);
         if on_disk != Some(own.id) {
             if !may_begin {
@@ -376,7 +380,6 @@ impl Registry {
             }
         }
         let peer = |r: &Replica| (r.id, Peer { broker_id: r.broker, incarnation: r.incarnation });
-        let founds = partition.created_with.contains(&own);
         let spec = GroupSpec {
             id: group,
             replica_id: own.id,
@@ -384,13 +387,13 @@ impl Registry {
             voters: if founds { partition.created_with.iter().map(peer).collect() } else { BTreeMap::new() },
             initialize: founds,
         };
-        if let Some(above) = partition.recovered_above.filter(|_| founds) {
+        if let Some(above) = recovered_above {
             recovery::make_sole_voter(&self.host.data_dir, group, own, above).await?;
         }
         let config = TopicConfig::stored(&topic.overrides);
         let (name, seed) = (topic.name.as_str().into(), self.entropy.next_u64());
-        // The cluster wakes it, in its turn.
-        let settings = RaftSettings { start_at_rest: true, ..self.settings };
+        // The cluster wakes it, in its turn. Its log may have it vote alone while the metadata has more replicas.
+        let settings = RaftSettings { start_at_rest: true, lone_voter_leads: may_begin, ..self.settings };
         let opened = Partition::open(name, spec, self.host.clone(), config, settings, seed);
         let partition = Box::pin(opened).await?;
         self.cluster.enlist(Arc::clone(partition.group()) as Arc<dyn LocalGroup>);

@@ -170,7 +170,9 @@ fn outlook(
     announced: Term,
 ) -> Outlook {
     let last_terms = survivors.iter().map(|survivor| Term(survivor.found.last_term));
-    let above = last_terms.fold(announced, Term::max);
+    // Each decision is above the one before, or nobody would see that there is another.
+    let decided = assigned.recovered_above.map_or(Term(0), |above| Term(above.get() + 1));
+    let above = last_terms.fold(announced.max(decided), Term::max);
     let chosen = named.or_else(|| survivors.first().map(|survivor| survivor.broker));
     let given_up = assigned.brokers().filter(|broker| Some(*broker) != chosen).collect();
     let kept = survivors.iter().find(|survivor| Some(survivor.broker) == chosen);
@@ -284,5 +286,12 @@ mod tests {
         assert_eq!(outlook.chosen, Some(BrokerId(2)));
         assert_eq!(outlook.given_up, [BrokerId(1), BrokerId(3)]);
         assert!(outlook.loss.contains("every record is lost"));
+    }
+
+    #[test]
+    fn a_second_decision_is_above_the_first() {
+        let decided = Assignment { recovered_above: Some(Term(7)), ..assigned() };
+        let again = outlook(Vec::new(), &decided, Some(BrokerId(2)), Term(0));
+        assert_eq!(again.above, Term(8));
     }
 }

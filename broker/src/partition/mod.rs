@@ -82,7 +82,7 @@ impl Partition {
         let options = log_options(&config);
         let state = PartitionState::default();
         let group = Box::pin(Group::start(spec, host, options, settings, seed, state)).await?;
-        if group.membership().voters().into_iter().eq([own]) {
+        if settings.lone_voter_leads && group.membership().voters().into_iter().eq([own]) {
             await_leadership(&topic, &group).await;
         }
         Ok(Arc::new(Self {

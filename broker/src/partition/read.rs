@@ -115,6 +115,10 @@ impl Partition {
                 return Ok(-1);
             }
             Readers::OfTheOnlyReplica => return Err(RequestError::NotLeader),
+            // It knows no more what is committed.
+            Readers::Followers if matches!(self.group().health(), Health::Damaged(_)) => {
+                return Err(RequestError::NotLeader);
+            }
             Readers::Followers => epoch(self.role().term),
         };
         check(known_epoch, current).map(|()| current)

@@ -119,6 +119,20 @@ async fn a_replica_at_rest_learns_of_a_candidate_that_holds_less() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lone_voter_waits_for_whoever_holds_it_where_it_is_told_to() {
+    let mut cluster = Cluster::new(1, 8, LogOptions::default()).await;
+    cluster.append_all(0..5).await;
+    cluster.power_cut(1).await;
+    (cluster.settings.start_at_rest, cluster.settings.lone_voter_leads) = (true, false);
+    cluster.start(1).await;
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(cluster.leader(), None);
+    cluster.group(1).campaign().await;
+    cluster.new_leader(&[1], Term(0)).await;
+    cluster.append_all(5..8).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_current_read_wakes_a_group_and_is_refused_without_a_quorum() {
     let mut cluster = three(4).await;
     cluster.append_all(0..5).await;

@@ -1,6 +1,7 @@
 //! Snapshots between replicas: taken where one's log begins, installed where another's lies behind.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use headwater_core::PartitionState;
@@ -105,6 +106,32 @@ async fn an_installed_snapshot_takes_the_place_of_a_log_that_lies_behind() {
         assert_eq!(driver.0.applied().machine, leader.0.applied().machine);
     }
     assert_eq!(applied(&mut leader).await, Some(raft_id(1, 29)));
+}
+
+/// Both write tables, and each removes those that it finds needless.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_beside_an_installed_snapshot_harms_neither() {
+    let (_, _, snapshot) = leader().await;
+    for seed in 0..60 {
+        let mut fixture = Fixture::new(seed, small_segments()).await;
+        append(&mut fixture, 0..5).await;
+        let mut driver = open(&fixture);
+        apply(&fixture, &mut driver).await;
+        fixture.disk.set_sync_latency(Duration::from_millis(10));
+        let state = Arc::clone(&driver.0);
+        let checkpoint = async {
+            tokio::time::sleep(Duration::from_millis(seed)).await;
+            state.checkpoint().await
+        };
+        let installed = driver.install_snapshot(&snapshot.meta, snapshot.snapshot.clone());
+        let (checkpoint, installed) = tokio::join!(checkpoint, installed);
+        checkpoint.unwrap();
+        installed.unwrap();
+        drop((driver, state));
+
+        let fixture = fixture.power_cut().await;
+        assert_eq!(applied(&mut open(&fixture)).await, Some(raft_id(1, 19)), "seed {seed}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

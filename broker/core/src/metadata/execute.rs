@@ -10,6 +10,10 @@ use headwater_proto::types::{
 use super::check::repeats;
 use super::{Broker, Command, Effect, MetadataState, Partition, Replica, Survivor, Topic};
 
+/// More than the metadata that a forced recovery gives up can have handed out.
+const LOST_REPLICA_IDS_MAX: u64 = 1 << 32;
+const LOST_PRODUCER_IDS_MAX: i64 = 1 << 40;
+
 impl MetadataState {
     /// Executes a command that the state allows.
     pub(super) fn execute(&mut self, command: Command) -> Effect {
@@ -176,6 +180,9 @@ impl MetadataState {
         let Some(survivor) = found.filter(|_| self.metadata.recovered_above < Some(above)) else {
             return Effect::None;
         };
+        // The others may have been given ids that the survivor has not heard of: those must never be given again.
+        self.next_replica_id = ReplicaId(self.next_replica_id.get().saturating_add(LOST_REPLICA_IDS_MAX));
+        self.next_producer_id = ProducerId(self.next_producer_id.get().saturating_add(LOST_PRODUCER_IDS_MAX));
         let others: Vec<_> = self.brokers.keys().copied().filter(|id| *id != survivor.broker).collect();
         let others = others.into_iter().map(|broker| self.new_replica(broker));
         let mut replicas: Vec<_> = others.chain([survivor]).collect();

@@ -211,6 +211,24 @@ fn recovered_metadata_goes_on_with_one_replica_and_new_ones_for_all_others() {
 }
 
 #[test]
+fn recovered_metadata_gives_no_id_that_the_lost_part_may_have_given() {
+    let mut state = five();
+    let survivor = state.group(GroupId::METADATA).unwrap().replicas[1].id;
+    // What the survivor has not heard of.
+    let mut lost = state.clone();
+    let ids = |state: &mut MetadataState| {
+        apply(state, &Command::AllocateProducerIds { count: 1_000 }).unwrap();
+        apply(state, &reassign(0, &[3, 4, 5])).unwrap();
+        (state.next_producer_id, state.next_replica_id)
+    };
+    let given = ids(&mut lost);
+    apply(&mut state, &Command::RecoverMetadata { survivor, above: Term(7) }).unwrap();
+    let replicas = state.group(GroupId::METADATA).unwrap().replicas.clone();
+    assert!(replicas.iter().all(|replica| replica.id == survivor || replica.id >= given.1));
+    assert!(state.next_producer_id >= given.0);
+}
+
+#[test]
 fn fewer_replicas_than_its_config_asks_for_are_refused() {
     let mut state = five();
     let two = vec![("min.insync.replicas".to_owned(), Some("2".to_owned()))];
