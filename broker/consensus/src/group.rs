@@ -21,6 +21,7 @@ use tokio::time::Duration;
 use crate::applied::Progress;
 use crate::driver::{Driver, State};
 use crate::error::{ConsensusError, ProposeError};
+use crate::inbound::LastVote;
 use crate::log_store::AppendState;
 use crate::pending::Pending;
 use crate::quiet::Rest;
@@ -69,6 +70,7 @@ pub struct Group<M: Machine> {
     /// Proposals share it; who must not be proposed to for a while takes it alone.
     pub(crate) turn: RwLock<()>,
     pub(crate) rest: Rest,
+    pub(crate) last_vote: LastVote,
     pub(crate) tail: Tail,
 }
 

@@ -4,7 +4,7 @@
 //! nor campaigns before that is made good; a vote is answered once it is durable; who has just voted grants no pre-vote
 //! for half a time-out. A request that was answered already, or comes late, does no harm: Raft's rules see to that.
 
-use std::sync::Weak;
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use headwater_proto::types::Term;
 use headwater_storage::log::LogId;
 use openraft::errors::Fatal;
 use openraft::raft::{AppendEntriesRequest, VoteResponse};
+use tokio::time::{Duration, Instant};
 
 use crate::applied::Applied;
 use crate::driver::to_snapshot;
@@ -20,6 +21,26 @@ use crate::group::{Group, GroupRaft};
 use crate::peer::{Body, GroupRequest, Refusal, Replica, RequestKind};
 use crate::types::{Payload, RaftVote, Types, from_raft, to_raft};
 use crate::wire;
+
+/// When this replica last voted in earnest.
+#[derive(Debug, Default)]
+pub(crate) struct LastVote(Mutex<Option<Instant>>);
+
+impl LastVote {
+    fn at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self) {
+        *self.at() = Some(Instant::now());
+    }
+
+    /// Whether its candidate is about to lead: who asks for a pre-vote now has only not heard of it yet, and would unseat
+    /// it. Less than a time-out, so that who lost may ask again when its own is over.
+    fn was_within(&self, lately: Duration) -> bool {
+        self.at().is_some_and(|at| at.elapsed() < lately)
+    }
+}
 
 /// How the peers of a group reach it. The group is whose handle is held elsewhere.
 #[derive(Debug)]
@@ -85,19 +106,16 @@ impl<M: Machine> Group<M> {
             return Err(Refusal::TornTail);
         }
         self.note_candidate(last);
-        let answer = match pre_vote {
-            true if self.rest.voted_within(self.settings.election_timeout_min / 2) => {
-                self.deny(raft).await.map_err(|error| stopped(&error))?
-            }
-            true => raft.pre_vote(request).await.map_err(|error| stopped(&error))?,
-            false => {
-                let answer = raft.vote(request).await.map_err(|error| stopped(&error))?;
-                if answer.vote_granted {
-                    self.rest.note_vote();
-                }
-                answer
-            }
+        let answer = if !pre_vote {
+            raft.vote(request).await.map_err(|error| stopped(&error))?
+        } else if self.last_vote.was_within(self.settings.election_timeout_min / 2) {
+            self.deny(raft).await.map_err(|error| stopped(&error))?
+        } else {
+            raft.pre_vote(request).await.map_err(|error| stopped(&error))?
         };
+        if !pre_vote && answer.vote_granted {
+            self.last_vote.note();
+        }
         Ok(wire::encode_voted(&answer))
     }
 
@@ -116,7 +134,7 @@ impl<M: Machine> Group<M> {
             return Err(Refusal::TornTail);
         }
         // It votes for itself.
-        self.rest.note_vote();
+        self.last_vote.note();
         let answer = raft.handle_transfer_leader(request).await.map_err(|error: Fatal<_>| stopped(&error))?;
         Ok(wire::encode_transferred(&answer))
     }

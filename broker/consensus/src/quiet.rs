@@ -34,26 +34,11 @@ pub(crate) struct Rest {
     pub(crate) waking: tokio::sync::Mutex<()>,
     /// Told when a candidate turns up that this replica must refuse.
     outranks: Notify,
-    voted: Mutex<Option<Instant>>,
 }
 
 impl Rest {
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn voted(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.voted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn note_vote(&self) {
-        *self.voted() = Some(Instant::now());
-    }
-
-    /// Whether this replica has just voted: its candidate is about to lead, and who asks for a pre-vote now has only not
-    /// heard of it yet, and would unseat it. Less than a time-out, so that who lost may ask again when its own is over.
-    pub(crate) fn voted_within(&self, lately: Duration) -> bool {
-        self.voted().is_some_and(|at| at.elapsed() < lately)
     }
 }
 

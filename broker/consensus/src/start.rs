@@ -21,7 +21,7 @@ use crate::driver::{Driver, State};
 use crate::encoding::{Creation, decode_creation, decode_vote, encode_creation};
 use crate::error::ConsensusError;
 use crate::group::{Group, GroupRaft};
-use crate::inbound::Inbound;
+use crate::inbound::{Inbound, LastVote};
 use crate::log_store::{AppendState, LogStore, Shared, fact};
 use crate::network::Network;
 use crate::peer::{Messenger, NoPeers, Replicas};
@@ -133,6 +133,7 @@ impl<M: Machine> Group<M> {
             settings,
             turn: RwLock::default(),
             rest: Rest::default(),
+            last_vote: LastVote::default(),
             tail: Tail::new(voted, spec.voters),
         });
         let leads = settings.lone_voter_leads && group.membership().voters().into_iter().eq([replica_id]);

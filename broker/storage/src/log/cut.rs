@@ -19,7 +19,7 @@ impl Log {
     /// they are.
     ///
     /// # Errors
-    /// [`LogError::InvalidRequest`] when `last` was purged; otherwise an error is final.
+    /// [`LogError::InvalidRequest`] when `last` was purged; those of the journal, which change nothing; any other is final.
     pub async fn truncate_after(self: &Arc<Self>, last: Option<LogIndex>) -> Result<(), LogError> {
         self.check_running()?;
         let view = self.view();
@@ -39,7 +39,7 @@ impl Log {
         self.host.put_fact(self.group, fact::CUT, cut.encode()).await?;
         let removed = self.apply_cut(cut).map_err(|e| self.stop_if_io(e))?;
         self.forget_gone_damage();
-        self.remove(&removed)?;
+        self.remove(&removed).map_err(|e| self.stop_if_io(e))?;
         // The footer must last before another cut may take the record's place.
         self.flush().await?;
         Ok(())
